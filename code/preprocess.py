@@ -1,0 +1,149 @@
+"""Check the videos of a split and write the labels that training reads. Run it once for every split:
+
+    python preprocess.py -as demo                          draws the built-in data first (demo50: fifty signs)
+    python preprocess.py -as asl100 -ve                    data/WLASL/splits/asl100.json, WLASL2000/*.mp4
+    python preprocess.py -as asl100 asl300 --store jpeg    and writes every clip's frames once, to load faster
+    python preprocess.py -as mine --annotations mine.json --videos ~/clips    any WLASL-form file, any folder
+
+No bad video ends it: report.json lists every clip that is left out, and why. Beside it lie the labels, the
+class list, contact_sheet.png and statistics.png. Stop it at any time: the same command goes on.
+"""
+
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from slr import errors, paths
+from slr.errors import Interrupted, Mistake, NothingToTrainOn
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = p.add_argument
+    add("-as", "--asl_split", nargs="+", required=True, metavar="SPLIT", help="asl100, demo, ...")
+    add("-ve", "--verbose", action="store_true", help="name every left-out and duplicate clip")
+    add("--annotations", type=Path, metavar="FILE",
+        help="copied to data/WLASL/splits/SPLIT.json: WLASL's list, nslt json, or a folder of older labels")
+    add("--videos", type=Path, metavar="FOLDER", help="where the videos are, if not in WLASL2000")
+    add("--store", choices=("video", "jpeg", "raw"), default="video", help="write a frame store as well")
+    add("--crop", choices=("box", "frame"), default="box", help="store: the person's box, or the frame")
+    add("--short_side", type=_positive, default=256, metavar="PIXELS", help="store: 256; never enlarged")
+    add("--verify", action="store_true", help="store: hash what is there, write damaged clips anew")
+    add("--workers", type=int, metavar="N", help="processes; default: one a core, at most 8; 0: none")
+    add("--limit", type=_positive, default=0, metavar="N", help="only N clips of each set")
+    add("--dry_run", action="store_true", help="look at everything, write nothing")
+    add("--replace", action="store_true", help="write over labels that were made from something else")
+    add("--data", default="", metavar="ROOT", help="the data folder, if neither data/ nor $SLR_DATA")
+    add("--seed", type=int, default=42, help="of the built-in data")
+    return p
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
+
+
+def check(args: argparse.Namespace) -> None:
+    """What the options cannot mean together."""
+    for split in args.asl_split:
+        if not re.fullmatch(r"\w[\w.+-]*", split):
+            raise Mistake("SPLIT is no name of a split", repr(split), "give a name such as asl100")
+    if (args.annotations or args.videos) and len(args.asl_split) > 1:
+        raise Mistake("--annotations and --videos are of one split", f"-as {' '.join(args.asl_split)}",
+                      "run it once for each")
+    if args.workers is not None and args.workers < 0:
+        raise Mistake("--workers is no number of processes", str(args.workers), "give 0 or more")
+
+
+def bar(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    from tqdm import tqdm
+    return tqdm(items, total=total, desc=what, unit="clip", disable=None)  # a bar on a terminal only
+
+
+def draw_demo(root: Path, split: str, args: argparse.Namespace) -> bool:
+    """The built-in data, where `split` is its name and nobody put another file there."""
+    drawn = re.fullmatch(r"demo(\d*)", split)
+    if not drawn or args.annotations:
+        return False
+    if args.dry_run:
+        return True
+    from slr.datasets import synthetic
+    workers = args.workers if args.workers is None else max(args.workers, 1)
+    synthetic.write_wlasl(root, split, signs=int(drawn[1] or 10), seed=args.seed, workers=workers,
+                          progress=sys.stderr.isatty())
+    return True
+
+
+def prepare_split(split: str, root: Path, args: argparse.Namespace) -> None:
+    from slr.datasets import wlasl
+    from slr.datasets import wlasl_prepare as prepare
+    drawn = draw_demo(root, split, args)
+    labels = paths.labels(root, split)
+    annotations = args.annotations or wlasl.find_annotations(root, split)
+    videos = args.videos or wlasl.videos_folder(root, split)
+    if not videos.is_dir():
+        raise Mistake(f"no videos for {split}", f"{paths.shown(videos)} is no folder",
+                      "put them there, or name their folder: --videos FOLDER")
+    found = wlasl.read_annotations(annotations)
+    if not args.dry_run:
+        if not args.replace:  # drawn data has one maker: its labels follow it
+            prepare.guard(labels, None if drawn else found.file, args.limit)
+        if args.annotations:
+            found = wlasl.read_annotations(prepare.adopt(annotations, root, split, args.replace))
+    print(f"{split}: {paths.shown(found.file)}, videos in {paths.shown(videos)}")
+    prepared = prepare.prepare(split, found, videos, args.workers, args.limit, bar, root)
+    if args.store != "video" and not args.dry_run:
+        prepared = write_store(prepared, root, split, args)
+    print(prepare.details(prepared.report) if args.verbose else "", end="")
+    print(prepare.summary(prepared.report))
+    if not any(clip.set == "train" for clip in prepared.clips):
+        raise NothingToTrainOn(f"no training clip of {split} can be used", found_reasons(prepared.report),
+                               "mend that (-ve names the clips); no labels were written")
+    if not args.dry_run:
+        write(prepared, labels)
+
+
+def found_reasons(report: dict[str, Any]) -> str:
+    reasons = [f"{n} {why}" for why, n in report["left_out_by_reason"].items() if n]
+    return ", ".join(reasons) or "the annotation has none"
+
+
+def write_store(prepared: Any, root: Path, split: str, args: argparse.Namespace) -> Any:
+    """The frame store; clips that fail here are left out of the labels too."""
+    from slr.datasets import wlasl_prepare as prepare
+    from slr.video import StoreSettings
+    folder = paths.store(root, args.store, split)
+    settings = StoreSettings(args.store, args.crop, args.short_side)
+    done = prepare.write_store(prepared, folder, settings, args.workers, args.verify, bar)
+    print(f"{paths.shown(folder)}: {done['written']} clips written, {done['kept']} were there, "
+          f"{len(done['failed'])} failed, {done['bytes'] / 1e6:.1f} MB")
+    return prepared.without(done["failed"])
+
+
+def write(prepared: Any, labels: Path) -> None:
+    from slr.datasets import wlasl_pictures as pictures
+    from slr.datasets import wlasl_prepare as prepare
+    prepare.write_labels(prepared, labels)
+    pictures.contact_sheet(prepared, labels / "contact_sheet.png")
+    pictures.statistics_sheet(prepared, labels / "statistics.png")
+    print(f"{paths.shown(labels)}: labels, class_list.txt, report.json, contact_sheet.png, statistics.png")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    check(args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for split in args.asl_split:
+            prepare_split(split, paths.data_root(args.data), args)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped before the end", "", "the same command goes on where it stopped") from None
+
+
+if __name__ == "__main__":
+    errors.run(lambda: main(sys.argv[1:]))

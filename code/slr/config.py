@@ -1,0 +1,427 @@
+"""An experiment's settings: defaults <- .ini file <- `--set section.key=value`, checked and frozen. Free of torch.
+
+    config = read_config(Experiment("S3D", "asl100", "4"), {"training.batch_size": "4"})
+    config.training.batch_size
+
+The file holds differences from the defaults only. Values are Python literals or plain words; `;` and `#` open
+comments, at a line's start or behind a value. An unknown key, a value of the wrong type or an impossible combination
+is a Mistake that names file, section, key and the keys that exist; what the old program's files hold is understood.
+"""
+
+import ast
+import configparser
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from slr import catalogue
+from slr.errors import Mistake
+from slr.paths import Experiment, existing_experiments, shown
+
+TASKS = {"isolated": "slr.tasks.isolated:Isolated"}
+
+
+def key(default: Any = MISSING, *, choices: tuple = (), low: float | None = None, high: float | None = None,
+        above: float | None = None) -> Any:
+    """A key of a section: its default (none: required), its allowed values, its range (`above` is exclusive)."""
+    return field(default=default, metadata={"choices": choices, "low": low, "high": high, "above": above})
+
+
+@dataclass(frozen=True)
+class ExperimentSection:
+    """Which system this is, and the seed of everything that is drawn at random."""
+
+    task: str = key("isolated", choices=tuple(TASKS))
+    seed: int = key(42, low=0)
+
+
+@dataclass(frozen=True)
+class TrainingSection:
+    """How long, in what portions, and with which numerics."""
+
+    batch_size: int = key(low=1)  # clips of one forward pass, over all processes together
+    update_per_step: int = key(low=1)  # forward passes of one optimiser step
+    max_epoch: int = key(low=1)
+    save_every: int = key(5, low=1)  # epochs between numbered checkpoints
+    best_metric: str = key("loss", choices=("loss", "acc"))  # of the validation set: what picks best.pth
+    precision: str = key("auto", choices=("auto", "fp32", "bf16", "fp16"))  # auto: bf16 on a GPU that has it
+    clip_norm: float = key(0.0, low=0)  # largest gradient norm, 0 = no clipping
+    label_smoothing: float = key(0.0, low=0, high=0.999)
+    mixup: float = key(0.0, low=0)  # alpha of the Beta distribution, 0 = off
+    ema: float = key(0.0, low=0, high=0.99999)  # decay of the weights' moving average, 0 = off
+    channels_last: str = key("auto", choices=("auto", "on", "off"))  # auto: where it makes the model faster
+    compile: bool = key(False)
+    deterministic: bool = key(False)  # refuse operations that are not reproducible (the CPU's always are)
+    tensorboard: bool = key(False)
+
+
+@dataclass(frozen=True)
+class OptimizerSection:
+    """AdamW over two parameter groups."""
+
+    eps: float = key(above=0)
+    backbone_init_lr: float = key(low=0)
+    backbone_weight_decay: float = key(low=0)
+    classifier_init_lr: float = key(low=0)
+    classifier_weight_decay: float = key(low=0)
+    betas: tuple[float, float] = key((0.9, 0.999))
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The network's own settings, and the weights it starts from."""
+
+    drop_p: float = key(low=0, high=1)
+    pretrained: bool = key(True)  # Kinetics weights, from torchvision's cache or its server
+    weights: str = key("")  # a file with them instead
+    init_from: str = key("")  # a checkpoint of another experiment, or its MODEL/SPLIT/EXP_NO
+    bn_momentum: float | None = key(None, above=0, high=1)  # None: 0.001 when pretrained, 0.1 from scratch
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """What a clip is, where it comes from, and what is done to it in training."""
+
+    num_frames: int = key(low=1)
+    frame_size: int = key(low=1)  # pixels, both sides
+    root: str = key("")  # "": $SLR_DATA, else data/
+    store: str = key("video", choices=("video", "jpeg", "raw"))
+    crop: str = key("box", choices=("box", "frame"))  # the person's box, where the annotation has one that fits
+    eval_resize: float = key(1.143, low=1)  # evaluation: short side = this x frame_size (256 / 224), then a centre crop
+    min_scale: float = key(0.7, above=0, high=1)  # training: smallest area of the random crop
+    max_aspect: float = key(1.333, low=1)  # training: largest aspect of the random crop
+    hflip: float = key(0.0, low=0, high=1)  # chance of a mirrored clip; signs have handedness
+    jitter: tuple[float, float, float, float] = key((0.2, 0.2, 0.2, 0.05))  # brightness, contrast, saturation, hue
+    jitter_frames: bool = key(True)  # training: each frame from anywhere in its even segment
+    subtract_clip_mean: bool = key(False)  # takes the still picture away: learns from scratch far sooner
+    workers: int = key(-1, low=-1)  # loader processes; -1: one a core, at most 8
+    prefetch: int = key(2, low=1)  # batches that each worker prepares ahead
+    pin_memory: bool = key(True)  # only where there is a GPU
+
+
+@dataclass(frozen=True)
+class SchedulerSection:
+    """The learning rate's plan; an absent section is a constant rate."""
+
+    type: str = key(choices=("CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ReduceLROnPlateau", "WarmOnly"))
+    tmax: int | None = key(None, low=1)
+    t0: int | None = key(None, low=1)
+    tmult: int | None = key(None, low=1)
+    eta_min: float = key(0.0, low=0)
+    mode: str = key("min", choices=("min", "max"))
+    factor: float = key(0.1, above=0, high=0.999999)
+    patience: int = key(10, low=0)
+    threshold: float = key(1e-4, low=0)
+    threshold_mode: str = key("rel", choices=("rel", "abs"))
+    cooldown: int = key(0, low=0)
+    min_lr: float = key(0.0, low=0)
+    eps: float = key(1e-8, low=0)
+    start_factor: float = key(1.0, above=0, high=1)
+    end_factor: float = key(1.0, above=0, high=1)
+    warmup_epochs: int = key(0, low=0)
+    every: str = key("epoch", choices=("epoch", "step"))  # when the rate moves; plateau: always by epoch
+
+
+@dataclass(frozen=True)
+class EarlyStoppingSection:
+    """Stop when the metric has not improved by min_delta for `patience` epochs; absent = off."""
+
+    metric: tuple[str, str] = key()
+    mode: str = key(choices=("min", "max"))
+    patience: int = key(low=1)
+    min_delta: float = key(low=0)
+
+
+SECTIONS: dict[str, type] = {
+    "experiment": ExperimentSection, "training": TrainingSection, "optimizer": OptimizerSection,
+    "model_params": ModelSection, "data": DataSection, "scheduler": SchedulerSection,
+    "early_stopping": EarlyStoppingSection,
+}
+OPTIONAL = ("scheduler", "early_stopping")
+
+# Which keys each plan reads; the others of its section are accepted (old files hold them) and do nothing.
+_WARMUP = {"type", "start_factor", "end_factor", "warmup_epochs", "every"}
+SCHEDULER_KEYS = {
+    "CosineAnnealingLR": _WARMUP | {"tmax", "eta_min"},
+    "CosineAnnealingWarmRestarts": _WARMUP | {"t0", "tmult", "eta_min"},
+    "ReduceLROnPlateau": _WARMUP | {"mode", "factor", "patience", "threshold", "threshold_mode", "cooldown",
+                                    "min_lr", "eps"},
+    "WarmOnly": _WARMUP,
+}
+
+# Keys that the old program knew for a while.
+OLD_KEYS = {
+    "data": {"frame_size_strategy", "spatial_aug", "temporal_aug", "sampler", "frame_sampler", "augmentation",
+             "aug_strategy", "norm", "normalise", "strict_size", "target_length"},
+    "training": {"max_steps", "batch_size_equivalent"},
+    "model_params": {"frozen", "name"},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The merged settings of one experiment. `notices` are remarks for the user, one a line."""
+
+    model: str
+    split: str
+    exp_no: str
+    experiment: ExperimentSection
+    training: TrainingSection
+    optimizer: OptimizerSection
+    model_params: ModelSection
+    data: DataSection
+    scheduler: SchedulerSection | None
+    early_stopping: EarlyStoppingSection | None
+    notices: tuple[str, ...] = field(default=(), compare=False)
+
+    def sections(self) -> dict[str, Any]:
+        """The sections that are there, by name."""
+        found = {name: getattr(self, name) for name in SECTIONS}
+        return {name: section for name, section in found.items() if section is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types only: what a checkpoint and wandb keep."""
+        plain: dict[str, Any] = {"model": self.model, "split": self.split, "exp_no": self.exp_no}
+        for name, section in self.sections().items():
+            plain[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(section).items()}
+        return plain
+
+    def as_ini(self) -> str:
+        """The text of an .ini file that reads back as this config."""
+        parts = [f"; {self.model} {self.split} {self.exp_no}: every setting, defaults included"]
+        for name, section in self.sections().items():
+            lines = [f"{k} = {v!r}" for k, v in dataclasses.asdict(section).items()]
+            parts.append("\n".join([f"[{name}]", *lines]))
+        return "\n\n".join(parts) + "\n"
+
+
+def read_config(experiment: Experiment, overrides: dict[str, str] | None = None, file: Path | None = None) -> Config:
+    """The checked config of an experiment: its .ini (or `file`), then `overrides` ("section.key" -> text)."""
+    path = file or experiment.config_file
+    if not path.is_file():
+        raise _no_such_file(experiment, path, given=file is not None)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{shown(path)} cannot be read", str(error), "save it as UTF-8 text") from None
+    return parse_config(text, experiment, overrides, source=shown(path))
+
+
+def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | None = None,
+                 source: str = "config") -> Config:
+    """The same from the text of a file; `source` is what error messages call it."""
+    raw = _parse_ini(text, source)
+    notices: list[str] = []
+    _understand_old_form(raw, notices, source)
+    for name, value in (overrides or {}).items():
+        section, _, item = name.partition(".")
+        raw.setdefault(section, {})[item] = _literal(value)
+    sections = {name: _build(name, raw.pop(name, None), notices, source) for name in SECTIONS}
+    if raw:
+        raise _unknown(f"{source}: there is no section [{next(iter(raw))}]", next(iter(raw)), SECTIONS, "sections")
+    config = Config(catalogue.canonical(experiment.model), experiment.split, experiment.exp_no, **sections,
+                    notices=tuple(notices))
+    _check(config, source, notices)
+    return dataclasses.replace(config, notices=tuple(notices))
+
+
+def config_from_dict(plain: dict[str, Any]) -> Config:
+    """The config that a checkpoint carries (`Config.as_dict()`); keys this version does not know are left out."""
+    sections: dict[str, Any] = {}
+    for name, cls in SECTIONS.items():
+        hints = typing.get_type_hints(cls)
+        held = plain.get(name)
+        sections[name] = None if held is None else cls(**{
+            k: tuple(v) if isinstance(v, list) and get_origin(hints[k]) is tuple else v
+            for k, v in held.items() if k in hints})
+    return Config(plain["model"], plain["split"], plain["exp_no"], **sections)
+
+
+def _no_such_file(experiment: Experiment, path: Path, given: bool) -> Mistake:
+    if given:
+        return Mistake("the config file is missing", shown(path), "check the path behind -c")
+    there = existing_experiments(experiment.model, experiment.split)
+    return Mistake(f"no experiment {experiment.exp_no} for {experiment.model} on {experiment.split}",
+                   f"{shown(path)} is missing ({there})", "write that file, or name another experiment")
+
+
+def _parse_ini(text: str, source: str) -> dict[str, dict[str, Any]]:
+    """Sections of literal values. The standard parser, its defaults, interpolation and comments switched off."""
+    parser = configparser.RawConfigParser(default_section="\0", comment_prefixes=(";", "#"), delimiters=("=",),
+                                          inline_comment_prefixes=None, empty_lines_in_values=False)
+    try:
+        parser.read_string(text, source)
+    except configparser.Error as error:
+        raise Mistake(f"{source} is no .ini file", " ".join(str(error).split()),
+                      "it holds [section] lines and `key = value` lines") from None
+    return {section.strip(): {k: _literal(_without_comment(v)) for k, v in parser.items(section)}
+            for section in parser.sections()}
+
+
+def _without_comment(value: str) -> str:
+    """`value` up to a `;` or `#` that stands behind white space and outside quotes."""
+    kept = []
+    for line in value.splitlines():
+        match = re.match(r"""((?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?!\s[;#]).)*)""", " " + line)
+        kept.append((match[1] if match else line).strip())
+    return "\n".join(kept).strip()
+
+
+def _literal(text: str) -> Any:
+    """A Python literal where `text` is one, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _understand_old_form(raw: dict[str, dict[str, Any]], notices: list[str], source: str) -> None:
+    """Bring what older files say to today's sections, a notice for each."""
+    stopping = raw.get("training", {}).pop("early_stopping", None)
+    if stopping is not None:
+        if not isinstance(stopping, dict):
+            raise Mistake(f"{source}: training.early_stopping is no dict", repr(stopping),
+                          "write a section [early_stopping] with metric, mode, patience, min_delta")
+        if "early_stopping" in raw:
+            raise Mistake(f"{source}: early stopping stands in two places", "[early_stopping] and training.early_stopping",
+                          "keep the section")
+        raw["early_stopping"] = dict(stopping)
+        notices.append("training.early_stopping is read as the section [early_stopping]")
+    plan = raw.get("scheduler")
+    if plan is not None and "type" not in plan:
+        kind = "CosineAnnealingWarmRestarts" if "t0" in plan else "CosineAnnealingLR" if "tmax" in plan else None
+        if kind:
+            plan["type"] = kind
+            notices.append(f"[scheduler] has no type: its keys make it {kind}")
+    if "model_params" not in raw or "drop_p" not in raw["model_params"]:
+        raw.setdefault("model_params", {})["drop_p"] = 0.0
+        notices.append("[model_params] has no drop_p: 0 is taken")
+    for section in ("admin", "wandb"):
+        if raw.pop(section, None) is not None:
+            notices.append(f"[{section}] does nothing here")
+    for section, keys in OLD_KEYS.items():
+        for name in sorted(keys & set(raw.get(section, {}))):
+            del raw[section][name]
+            notices.append(f"{section}.{name} was the old program's: it does nothing here")
+
+
+def _build(name: str, values: dict[str, Any] | None, notices: list[str], source: str) -> Any:
+    """One section's dataclass from its raw values; None for an optional section that is absent."""
+    cls = SECTIONS[name]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if values is None and name in OPTIONAL:
+        return None
+    values = values or {}
+    unknown = [k for k in values if k not in fields]
+    if unknown:
+        raise _unknown(f"{source}: [{name}] has no key {unknown[0]}", unknown[0], fields, "keys")
+    missing = [k for k, f in fields.items() if f.default is MISSING and k not in values]
+    if missing:
+        raise Mistake(f"{source}: [{name}] lacks {', '.join(missing)}",
+                      f"it holds {', '.join(values) or 'nothing'}", f"add `{missing[0]} = …` to [{name}]")
+    hints = typing.get_type_hints(cls)
+    return cls(**{k: _checked(v, hints[k], fields[k].metadata, f"{source}: {name}.{k}") for k, v in values.items()})
+
+
+def _unknown(wrong: str, name: str, known: Any, what: str) -> Mistake:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return Mistake(wrong, "", f"{hint}the {what} are {', '.join(known)}")
+
+
+def _checked(value: Any, hint: Any, rules: typing.Mapping[str, Any], where: str) -> Any:
+    """`value` as the type `hint`, within its rules, or a Mistake."""
+    done, fits = _as_type(value, hint)
+    if not fits:
+        raise Mistake(f"{where} must be {_words(hint)}", f"{value!r} is {type(value).__name__}",
+                      "quotes make a text, none make a number")
+    for number in done if isinstance(done, tuple) else (done,):
+        _check_range(number, rules, where)
+    return done
+
+
+def _check_range(value: Any, rules: typing.Mapping[str, Any], where: str) -> None:
+    if rules["choices"] and value not in rules["choices"]:
+        close = difflib.get_close_matches(str(value), rules["choices"], n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise Mistake(f"{where} has no such value", repr(value), f"{hint}it is one of {', '.join(rules['choices'])}")
+    if value is None or isinstance(value, (str, bool)):
+        return
+    low, high, above = rules["low"], rules["high"], rules["above"]
+    if value != value or abs(value) == float("inf"):
+        raise Mistake(f"{where} is no finite number", repr(value), "give a number")
+    if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
+        bounds = [f"at least {low}" * (low is not None), f"above {above}" * (above is not None),
+                  f"at most {high}" * (high is not None)]
+        raise Mistake(f"{where} is out of range", repr(value), "it is " + " and ".join(filter(None, bounds)))
+
+
+def _as_type(value: Any, hint: Any) -> tuple[Any, bool]:
+    """(`value` as `hint`, whether it fits). An int is a fine float; a bool is neither."""
+    if isinstance(hint, types.UnionType):
+        tries = [_as_type(value, part) for part in get_args(hint)]
+        return next((t for t in tries if t[1]), (value, False))
+    if get_origin(hint) is tuple:
+        parts = get_args(hint)
+        if not isinstance(value, (tuple, list)) or len(value) != len(parts):
+            return value, False
+        done = [_as_type(v, part) for v, part in zip(value, parts, strict=True)]
+        return tuple(d[0] for d in done), all(d[1] for d in done)
+    if hint is float:
+        return (float(value), True) if type(value) in (int, float) else (value, False)
+    if hint is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true", True
+    if hint is str:  # a bare word, or one that happens to read as a number (`root = 2024`)
+        return (str(value), True) if isinstance(value, (str, int)) and type(value) is not bool else (value, False)
+    return value, type(value) is hint
+
+
+def _words(hint: Any) -> str:
+    """A type in words a person uses."""
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None"}
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_words(part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"{len(get_args(hint))} values in parentheses, each {_words(get_args(hint)[0])}"
+    return names[hint]
+
+
+def _check(config: Config, source: str, notices: list[str]) -> None:
+    """The combinations that cannot be: each message names the settings."""
+    if catalogue.MODELS[config.model].task != config.experiment.task:
+        raise Mistake(f"{source}: {config.model} does not do this task", config.experiment.task,
+                      f"its task is {catalogue.MODELS[config.model].task}")
+    catalogue.check_clip(config.model, config.data.num_frames, config.data.frame_size)
+    if config.scheduler:
+        _check_scheduler(config.scheduler, source, notices)
+    if config.early_stopping:
+        part, metric = config.early_stopping.metric
+        if part not in ("train", "val") or metric not in ("loss", "acc"):
+            raise Mistake(f"{source}: early_stopping.metric cannot be {config.early_stopping.metric}", "",
+                          "it is ('val' or 'train', 'loss' or 'acc')")
+    if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
+        raise Mistake(f"{source}: optimizer.betas out of range", repr(config.optimizer.betas), "each is in [0, 1)")
+    if any(j < 0 for j in config.data.jitter) or config.data.jitter[3] > 0.5:
+        raise Mistake(f"{source}: data.jitter out of range", repr(config.data.jitter),
+                      "brightness, contrast and saturation are at least 0, hue is at most 0.5")
+
+
+def _check_scheduler(plan: SchedulerSection, source: str, notices: list[str]) -> None:
+    needed = {"CosineAnnealingLR": ("tmax",), "CosineAnnealingWarmRestarts": ("t0", "tmult"),
+              "WarmOnly": ("warmup_epochs",)}.get(plan.type, ())
+    lacking = [k for k in needed if not getattr(plan, k)]
+    if lacking:
+        raise Mistake(f"{source}: [scheduler] of type {plan.type} lacks {', '.join(lacking)}", "",
+                      f"add `{lacking[0]} = …`")
+    idle = [f.name for f in dataclasses.fields(plan)
+            if f.name not in SCHEDULER_KEYS[plan.type] and getattr(plan, f.name) != f.default]
+    if idle:
+        notices.append(f"[scheduler] {plan.type} does not use {', '.join(idle)}")
+    if plan.warmup_epochs and plan.start_factor > plan.end_factor:
+        raise Mistake(f"{source}: the warm-up goes down", f"from {plan.start_factor} to {plan.end_factor}",
+                      "start_factor is at most end_factor")

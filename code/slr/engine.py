@@ -1,0 +1,489 @@
+"""The only loop: `fit` trains a task, `evaluate` runs it over a set.
+
+A step is `update_per_step` batches; each batch's losses are means over its items on all processes, and a batch weighs
+in by its share of the step's items, so the epoch's remainder counts as much per item as the rest. Signals, checkpoints
+and the checks of losses happen between steps.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from slr import checkpoint
+from slr.errors import Interrupted, Mistake, NonFinite, NothingToTrainOn, OutOfMemory
+from slr.logbook import Logbook, git_commit
+from slr.paths import shown
+from slr.runtime import Runtime, rng_state, set_rng_state
+from slr.schedules import EarlyStopping, Schedule
+from slr.task import Sums, Task
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """How to train: what the engine takes from the config, and nothing of the task's."""
+
+    epochs: int
+    update_per_step: int = 1
+    eps: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
+    dtype: torch.dtype = torch.float32
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    compile: bool = False
+    save_every: int = 5
+    best: tuple[str, str] = ("loss", "min")
+    schedule: dict[str, Any] = field(default_factory=dict)
+    stopping: dict[str, Any] | None = None
+    bar: bool = False
+
+
+class StopFlag:
+    """Set by SIGINT, SIGTERM or SIGUSR1; the loop looks between steps. A second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def __enter__(self) -> "StopFlag":
+        self._old = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        if self.name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+
+class Keeper:
+    """The checkpoints of one run: which to write, and what stands in each."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], writes: bool = True):
+        self.folder, self.facts, self.writes = folder, facts, writes
+
+    def save(self, name: str, state: dict[str, torch.Tensor], epoch: int, metrics: dict[str, Any],
+             resume: dict[str, Any] | None = None) -> Path:
+        path = self.folder / name
+        if self.writes:
+            content = {**self.facts, "epoch": epoch, "metrics": metrics, "model_state_dict": state}
+            checkpoint.save(path, content if resume is None else {**content, "resume": resume})
+        return path
+
+    def drop_resume(self) -> None:
+        if self.writes:
+            (self.folder / "resume.pth").unlink(missing_ok=True)
+
+
+@dataclass
+class Fit:
+    """A training in progress: everything that a checkpoint has to bring back."""
+
+    task: Task
+    plan: FitPlan
+    runtime: Runtime
+    model: nn.Module  # the wrapped one (DDP, compiled)
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    stopper: EarlyStopping | None
+    ema: AveragedModel | None
+    epoch: int = 0  # epochs that are finished
+    step: int = 0  # steps of the running epoch that are finished
+    steps: int = 1
+    totals: dict[str, list[float]] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scored_model(self) -> nn.Module:
+        """What validation scores and best.pth keeps: the moving average where there is one."""
+        return self.ema.module if self.ema else self.task.model
+
+    def resume_state(self, wandb_id: str | None) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch, "step": self.step, "totals": self.totals, "best": self.best,
+            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(), "stopper": self.stopper.state_dict() if self.stopper else None,
+            "ema": self.ema.state_dict() if self.ema else None,
+            "rng": self.runtime.gather(rng_state(self.runtime.device)), "wandb_id": wandb_id,
+        }
+
+    def load(self, content: dict[str, Any], source: str) -> None:
+        """Take up where a checkpoint's `resume` left off."""
+        state = content.get("resume")
+        if state is None:
+            raise Mistake(f"{source} holds weights only", "it has no optimiser state",
+                          "start afresh, or set model_params.init_from to this file")
+        if len(state["optimizer"]["param_groups"]) != len(self.optimizer.param_groups):
+            raise Mistake(f"{source} was trained with other parameter groups", "", "start afresh")
+        checkpoint.load_weights(self.task.model, content["model_state_dict"], source)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.stopper and state["stopper"]:
+            self.stopper.load_state_dict(state["stopper"])
+        if self.ema and state["ema"]:
+            self.ema.load_state_dict(state["ema"])
+        self.epoch, self.step, self.totals = state["epoch"], state["step"], state["totals"]
+        self.best, self.metrics = state["best"], content.get("metrics", {})
+        rank = min(self.runtime.rank, len(state["rng"]) - 1)
+        set_rng_state(state["rng"][rank], self.runtime.device)
+
+
+def start(task: Task, plan: FitPlan, runtime: Runtime) -> Fit:
+    """Optimiser, schedule and wrappers around a fresh task."""
+    model = _wrapped(task, plan, runtime)
+    groups = task.groups()
+    fused = runtime.device.type == "cuda"
+    optimizer = torch.optim.AdamW(groups, eps=plan.eps, betas=plan.betas, fused=fused)
+    schedule = Schedule(base=[group["lr"] for group in groups], **plan.schedule)
+    stopper = EarlyStopping(**plan.stopping) if plan.stopping else None
+    ema = AveragedModel(task.model, avg_fn=_Average(plan.ema)) if plan.ema else None
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=plan.dtype == torch.float16)
+    return Fit(task, plan, runtime, model, optimizer, schedule, scaler, stopper, ema)
+
+
+class _Average:
+    """The moving average of weights, its decay rising from 0.1 so that early weights are forgotten soon."""
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
+    def __call__(self, average: torch.Tensor, value: torch.Tensor, count: Any) -> torch.Tensor:
+        decay = min(self.decay, (1 + float(count)) / (10 + float(count)))
+        return average + (value - average) * (1 - decay)
+
+
+def _wrapped(task: Task, plan: FitPlan, runtime: Runtime) -> nn.Module:
+    if runtime.world > 1 and runtime.device.type == "cuda":
+        task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
+    if plan.compile:
+        task.model.compile()  # in place: the names of the weights stay
+    if runtime.world == 1:
+        return task.model
+    devices = [runtime.device.index] if runtime.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(task.model, device_ids=devices)
+
+
+def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
+    """Train to the plan's end, from wherever `training` stands. Returns it finished.
+
+    Raises Interrupted after a signal (everything is saved), NonFinite, OutOfMemory, NothingToTrainOn.
+    """
+    task, plan, runtime = training.task, training.plan, training.runtime
+    if not task.size("train"):
+        raise NothingToTrainOn("the training set is empty", "0 clips", "see report.json of preprocess.py")
+    loaders = {part: task.loader(part, train=part == "train") for part in ("train", "val") if task.size(part)}
+    training.steps = math.ceil(len(loaders["train"].batch_sampler) / plan.update_per_step)
+    book.tell(state="running", epoch=training.epoch, steps=training.steps,
+              pids=runtime.gather(book.status["pids"][0]))
+    clock = _Clock()
+    with StopFlag() as stop:
+        try:
+            while training.epoch < plan.epochs and not training.metrics.get("stopped"):
+                started = time.time()
+                train = _train_epoch(training, loaders["train"], stop, book, keeper, clock)
+                val = _validate(training, loaders.get("val"), stop, book, keeper)
+                _end_epoch(training, train, val, time.time() - started, book, keeper)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            _explain_memory(error, task, plan)
+            raise
+        finally:
+            for loader in loaders.values():
+                loader.close()
+    keeper.drop_resume()
+    return training
+
+
+class _Clock:
+    """Seconds a step takes, smoothed: for the time that is left."""
+
+    def __init__(self) -> None:
+        self.last = time.time()
+        self.step: float | None = None
+
+    def tick(self) -> None:
+        now = time.time()
+        took, self.last = now - self.last, now
+        self.step = took if self.step is None else 0.9 * self.step + 0.1 * took
+
+
+def _train_epoch(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper: Keeper,
+                 clock: _Clock) -> dict[str, float]:
+    """The rest of the running epoch; the means of its losses over all items of the epoch."""
+    plan, watch = training.plan, _Watch(training)
+    batches = loader.batch_sampler
+    batches.start(training.epoch, training.step * plan.update_per_step)
+    training.model.train()
+    todo = groups_of(iter(loader), plan.update_per_step) if training.step < training.steps else iter(())
+    with _bar(training, f"epoch {training.epoch + 1}/{plan.epochs}", training.steps, training.step) as bar:
+        clock.last = time.time()
+        for group in todo:
+            watch.take(optimise(training, group), [i for batch in group for i in batch["ids"]], stop)
+            training.step += 1
+            clock.tick()
+            bar.update()
+            left = (plan.epochs - training.epoch) * training.steps - training.step
+            book.tell(now=False, step=training.step, eta_s=round(left * (clock.step or 0)))
+            if watch.stopped:
+                watch.settle()
+                _leave(training, stop, book, keeper)
+    watch.settle()
+    if stop.name and training.runtime.world == 1:
+        _leave(training, stop, book, keeper)
+    return {name: total / count for name, (total, count) in training.totals.items() if count}
+
+
+def groups_of(batches: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Batches by `size`; the last group may be smaller."""
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _bar(training: Fit, text: str, total: int, done: int = 0) -> tqdm:
+    shown = training.plan.bar and training.runtime.main
+    return tqdm(total=total, initial=done, desc=text, unit="step", leave=False, disable=not shown)
+
+
+def optimise(training: Fit, group: list[dict[str, Any]]) -> torch.Tensor:
+    """One optimiser step over the batches of `group`; (losses, 2) float64 sums and counts over all processes."""
+    plan, runtime = training.plan, training.runtime
+    for param, rate in zip(training.optimizer.param_groups,
+                           training.schedule.rates(training.epoch, training.step, training.steps), strict=True):
+        param["lr"] = rate
+    items = runtime.sum(torch.tensor([0.0 if batch["ghost"] else len(batch["ids"]) for batch in group],
+                                     device=runtime.device))
+    shares = (items / items.sum()).tolist()
+    totals = torch.zeros(0)
+    for number, (batch, share) in enumerate(zip(group, shares, strict=True)):
+        last = number == len(group) - 1
+        sync = training.model.no_sync() if runtime.world > 1 and not last else nullcontext()  # type: ignore[operator]
+        with sync:
+            found = _forward_backward(training, batch, share)
+        totals = found if not number else totals + found
+    training.scaler.unscale_(training.optimizer)
+    if plan.clip_norm:
+        nn.utils.clip_grad_norm_(training.task.model.parameters(), plan.clip_norm)
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.optimizer.zero_grad(set_to_none=True)
+    if training.ema:
+        training.ema.update_parameters(training.task.model)
+    return runtime.sum(totals)
+
+
+def _forward_backward(training: Fit, batch: dict[str, Any], share: float) -> torch.Tensor:
+    """Gradients of one batch, scaled by its share of the step; its (losses, 2) sums and counts, this process's."""
+    task, runtime = training.task, training.runtime
+    ghost = 0.0 if batch["ghost"] else 1.0
+    batch = task.prepare(batch, train=True)
+    with runtime.autocast(training.plan.dtype):
+        output = training.model(batch["inputs"])
+    parts = task.losses(output.float(), batch)
+    _name_totals(training, parts)
+    counts = torch.tensor([count * ghost for _, count in parts.values()], dtype=torch.float64, device=runtime.device)
+    everywhere = runtime.sum(counts.clone())
+    total = sum(weight * parts[name][0] / everywhere[list(parts).index(name)].clamp(min=1).float()
+                for name, weight in task.weights.items())
+    training.scaler.scale(total * (share * ghost * runtime.world)).backward()
+    sums = torch.stack([value.detach().double() for value, _ in parts.values()]) * ghost
+    return torch.stack([sums, counts], dim=1)
+
+
+def _name_totals(training: Fit, parts: Sums) -> None:
+    if not training.totals:
+        training.totals = {name: [0.0, 0.0] for name in parts}
+
+
+class _Watch:
+    """Adds a step's sums to the epoch's one step late, so that the GPU is never waited for; checks that they are finite."""
+
+    def __init__(self, training: Fit):
+        self.training = training
+        self.pending: tuple[torch.Tensor, torch.Tensor | None, list[str]] | None = None
+        self.stopped = False
+
+    def take(self, sums: torch.Tensor, ids: list[str], stop: StopFlag) -> None:
+        runtime = self.training.runtime
+        flag = None
+        if runtime.world > 1:  # all processes leave after the same step
+            flag = runtime.sum(torch.tensor([float(bool(stop.name))], device=runtime.device))
+        before, self.pending = self.pending, (sums, flag, ids)
+        self._add(before)
+        if runtime.world == 1:
+            self.stopped = bool(stop.name)
+
+    def settle(self) -> None:
+        before, self.pending = self.pending, None
+        self._add(before)
+
+    def _add(self, pending: tuple[torch.Tensor, torch.Tensor | None, list[str]] | None) -> None:
+        if pending is None:
+            return
+        sums, flag, ids = pending
+        rows = sums.tolist()
+        if not all(math.isfinite(value) for row in rows for value in row):
+            names = [name for part in self.training.runtime.gather(ids) for name in part]
+            raise NonFinite("the loss is not finite", f"in epoch {self.training.epoch + 1}, at the clips {', '.join(names)}",
+                            "look at those clips; lower the learning rates, set training.clip_norm = 1, or precision = 'fp32'")
+        for total, row in zip(self.training.totals.values(), rows, strict=True):
+            total[0] += row[0]
+            total[1] += row[1]
+        self.stopped = self.stopped or bool(flag is not None and flag.item())
+
+
+def _leave(training: Fit, stop: StopFlag, book: Logbook, keeper: Keeper) -> None:
+    """Save resume.pth and raise Interrupted."""
+    path = keeper.save("resume.pth", training.task.model.state_dict(), training.epoch, training.metrics,
+                       training.resume_state(book.wandb_id))
+    training.runtime.wait()
+    raise Interrupted(f"interrupted by {stop.name or 'a signal to a sister process'}",
+                      f"epoch {training.epoch + 1}, step {training.step} of {training.steps}; saved as {shown(path)}",
+                      "the same command with -r goes on")
+
+
+def _validate(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper: Keeper) -> dict[str, float] | None:
+    if loader is None:
+        return None
+    try:
+        return evaluate(training.task, loader, training.runtime, model=training.scored_model,
+                        dtype=training.plan.dtype, bar=training.plan.bar, stop=stop)[0]
+    except Interrupted:  # the trained epoch is kept, its validation starts over
+        _leave(training, stop, book, keeper)
+        raise
+
+
+def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | None, seconds: float, book: Logbook,
+               keeper: Keeper) -> None:
+    """Log, schedule, early stopping, checkpoints."""
+    plan, names = training.plan, [group["name"] for group in training.optimizer.param_groups]
+    rates = [group["lr"] for group in training.optimizer.param_groups]
+    metrics = training.metrics = {"train": train, "val": val}
+    training.epoch, training.step, training.totals = training.epoch + 1, 0, {}
+    scored = val or train
+    if training.schedule.plateau:
+        training.schedule.observe(training.epoch - 1, scored["loss" if training.schedule.plateau.mode == "min" else "acc"])
+    if training.stopper:
+        part, name = training.stopper.metric
+        metrics["stopped"] = training.stopper.observe((train if part == "train" or val is None else val)[name])
+    _keep_best(training, keeper, val)
+    row = {"epoch": training.epoch, "train": train, "val": val, "lr": dict(zip(names, rates, strict=True)),
+           "seconds": round(seconds, 2), "clips_per_s": round(training.task.size("train") / seconds, 2),
+           "peak_memory": training.runtime.peak_memory(), "commit": _commit()}
+    done = training.epoch == plan.epochs or bool(metrics.get("stopped"))
+    book.epoch(row)
+    resume = training.resume_state(book.wandb_id)
+    if done or training.epoch % plan.save_every == 0:
+        path = keeper.save(f"checkpoint_{training.epoch:03d}.pth", training.task.model.state_dict(), training.epoch,
+                           metrics, resume)
+        keeper.drop_resume()
+    else:  # so that a kill loses one epoch at most
+        path = keeper.save("resume.pth", training.task.model.state_dict(), training.epoch, metrics, resume)
+    if done and not training.best:
+        keeper.save("best.pth", training.scored_model.state_dict(), training.epoch, metrics)
+        path = keeper.folder / "best.pth"
+    left = 0 if done else (plan.epochs - training.epoch) * seconds
+    book.tell(epoch=training.epoch, step=0, eta_s=round(left), best=training.best, peak_memory=row["peak_memory"],
+              checkpoint=shown(keeper.folder / "best.pth" if training.best else path))
+    if training.runtime.main:
+        tqdm.write(_line(row, plan.epochs, training.best))
+
+
+def _keep_best(training: Fit, keeper: Keeper, val: dict[str, float] | None) -> None:
+    """best.pth whenever the validation's metric has improved; without a validation set the last epoch is best."""
+    name, direction = training.plan.best
+    if val is None or not math.isfinite(val[name]):
+        return
+    sign = 1 if direction == "min" else -1
+    if training.best is None or sign * val[name] < sign * training.best["value"]:
+        training.best = {"metric": name, "value": val[name], "epoch": training.epoch, "val": val}
+        keeper.save("best.pth", training.scored_model.state_dict(), training.epoch, training.metrics)
+
+
+_COMMIT: list[str] = []
+
+
+def _commit() -> str:
+    if not _COMMIT:
+        _COMMIT.append(git_commit())
+    return _COMMIT[0]
+
+
+def _line(row: dict[str, Any], epochs: int, best: dict[str, Any] | None) -> str:
+    """The epoch as one line for a person."""
+    parts = [f"epoch {row['epoch']:>3}/{epochs}"]
+    for part in ("train", "val"):
+        if row[part]:
+            parts.append(part + " " + " ".join(f"{k} {v:.4f}" for k, v in row[part].items()))
+    marker = "  * best" if best and best["epoch"] == row["epoch"] else ""
+    return "  ".join(parts) + f"  {row['seconds']:.1f} s  {row['clips_per_s']:.1f} clips/s{marker}"
+
+
+def _explain_memory(error: Exception, task: Task, plan: FitPlan) -> None:
+    """Turn the allocator's errors, and no others, into one that says what to change."""
+    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        return
+    raise OutOfMemory("out of memory", str(error).splitlines()[0][:200],
+                      f"halve training.batch_size and set training.update_per_step = {2 * plan.update_per_step}: the same "
+                      "step in smaller portions; or take fewer frames, smaller frames or precision = 'bf16'") from None
+
+
+@torch.no_grad()
+def evaluate(task: Task, loader: Any, runtime: Runtime, *, model: nn.Module | None = None,
+             dtype: torch.dtype = torch.float32, bar: bool = False, stop: StopFlag | None = None,
+             decode: bool = False, **search: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The means of the task's losses over a set, and where `decode` is true the records of all processes, by id order.
+
+    Raises Interrupted when `stop` is set before the end.
+    """
+    model = model or task.model
+    was_training = model.training
+    model.eval()
+    loader.batch_sampler.start(0)
+    totals: dict[str, torch.Tensor] = {}
+    records: list[dict[str, Any]] = []
+    for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=not (bar and runtime.main)):
+        if stop is not None and runtime.world == 1 and stop.name:
+            raise Interrupted(f"interrupted by {stop.name}")
+        if batch["ghost"]:
+            continue
+        batch = task.prepare(batch, train=False)
+        with runtime.autocast(dtype):
+            output = model(batch["inputs"])
+        output = output.float()
+        for name, (total, count) in task.losses(output, batch).items():
+            pair = torch.stack([total.double(), torch.tensor(count, dtype=torch.float64, device=total.device)])
+            totals[name] = totals.get(name, torch.zeros_like(pair)) + pair
+        if decode:
+            records += task.decode(output, batch, **search)
+    model.train(was_training)
+    return _means(totals, runtime), [row for part in runtime.gather(records) for row in part] if decode else []
+
+
+def _means(totals: dict[str, torch.Tensor], runtime: Runtime) -> dict[str, float]:
+    """Over all processes; one that saw no batch still takes part."""
+    names = sorted({name for part in runtime.gather(list(totals)) for name in part})
+    means = {}
+    for name in names:
+        zero = torch.zeros(2, dtype=torch.float64, device=runtime.device)
+        total, count = runtime.sum(totals.get(name, zero)).tolist()
+        means[name] = total / count if count else math.nan
+    return means

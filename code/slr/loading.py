@@ -1,0 +1,110 @@
+"""From a data set to batches: which items, in which order, on which process; the same however the run is cut.
+
+The sampler hands out `Key(epoch, index)`, so a worker knows the epoch its random numbers come from. A global batch is
+cut into contiguous even-sized slices, one a process: all processes together see what one process would see.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from slr.runtime import generator
+
+
+class Key(NamedTuple):
+    """What a data set is asked for. A ghost keeps a process in step that has no share of the last batch."""
+
+    epoch: int
+    index: int
+    ghost: bool = False
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """The batches of one epoch for one process; `start` says which epoch, and how many batches are done already."""
+
+    def __init__(self, items: int, batch_size: int, *, shuffle: bool, seed: int, rank: int = 0, world: int = 1):
+        self.items, self.batch_size, self.shuffle, self.seed = items, batch_size, shuffle, seed
+        self.rank, self.world = rank, world
+        self.epoch = self.done = 0
+
+    def start(self, epoch: int, done: int = 0) -> None:
+        self.epoch, self.done = epoch, done
+
+    def __len__(self) -> int:
+        return -(-self.items // self.batch_size)
+
+    def sizes(self) -> list[int]:
+        """Items of each global batch of an epoch."""
+        return [min(self.batch_size, self.items - first) for first in range(0, self.items, self.batch_size)]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.arange(self.items)
+        if self.shuffle:
+            order = generator(self.seed, self.epoch, "order").permutation(self.items)
+        for first in range(self.done * self.batch_size, self.items, self.batch_size):
+            yield self._slice([int(i) for i in order[first:first + self.batch_size]])
+
+    def _slice(self, batch: Sequence[int]) -> list[Key]:
+        """This process's part: of even size, so that pairs of neighbours (mixup) are never parted."""
+        share = -(-len(batch) // self.world)
+        share += share % 2 if self.world > 1 else 0
+        mine = batch[self.rank * share:(self.rank + 1) * share]
+        return [Key(self.epoch, i) for i in mine] or [Key(self.epoch, batch[0], ghost=True)]
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Tensors and arrays stacked along a new first axis, everything else in a list; `ghost` is one flag a batch."""
+    batch: dict[str, Any] = {}
+    for name, first in items[0].items():
+        values = [item[name] for item in items]
+        if isinstance(first, (np.ndarray, np.generic)):
+            values = [torch.as_tensor(value) for value in values]
+        batch[name] = torch.stack(values) if isinstance(values[0], torch.Tensor) else values
+    batch["ghost"] = bool(items[0].get("ghost"))
+    return batch
+
+
+class Loader(DataLoader):
+    """A DataLoader whose workers can be sent home; torch leaves that to the garbage collector."""
+
+    def close(self) -> None:
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+
+
+def build_loader(dataset: Dataset, batches: EpochBatches, *, workers: int, prefetch: int,
+                 pin_memory: bool, collate_fn: Any = collate) -> Loader:
+    """A loader over `batches`; its workers stay alive between epochs and leave signals to the main process."""
+    extra: dict[str, Any] = {"prefetch_factor": prefetch, "persistent_workers": True} if workers else {}
+    return Loader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
+                  collate_fn=collate_fn, worker_init_fn=_start_worker,
+                  generator=torch.Generator().manual_seed(0), **extra)
+
+
+GRACE = 60.0  # seconds that a worker outlives a SIGTERM
+
+
+def _start_worker(_: int) -> None:
+    """A signal to the whole group must not take the workers from a main process that is about to save.
+
+    A SIGTERM ends a worker all the same, a while later, so that none is left behind.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave_later)
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+def _leave_later(*_: object) -> None:
+    timer = threading.Timer(GRACE, os._exit, args=(0,))
+    timer.daemon = True
+    timer.start()

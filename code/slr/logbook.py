@@ -1,0 +1,182 @@
+"""What a run tells the world: log.jsonl and status.json always, wandb and TensorBoard where asked for.
+
+status.json is the contract with whoever started the run (the que, a Slurm script): it is rewritten atomically, and its
+state and exit code hold even where torchrun turns every child's code into 1.
+"""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from slr.errors import Mistake
+from slr.paths import ROOT
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write aside, then rename."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise Mistake(f"line {number} of {path} is no JSON", line[:60], "mend or remove that line") from None
+    return rows
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with a + where files differ from it; "" outside a repository."""
+    try:
+        head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True,
+                              text=True, timeout=10)
+        dirty = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain", "-uno"], capture_output=True,
+                               text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else ""
+
+
+class Wandb:
+    """A wandb run. `start` gives a Silent one where wandb is off, so nobody asks again."""
+
+    def __init__(self, run: Any):
+        self.run = run
+        self.id: str | None = run.id
+        self.url: str | None = run.url
+
+    def log(self, row: dict[str, Any], epoch: int) -> None:
+        self.run.log(row, step=epoch)
+
+    def close(self, code: int) -> None:
+        self.run.finish(exit_code=code)
+
+
+class Silent:
+    """Takes everything and says nothing."""
+
+    id: str | None = None
+    url: str | None = None
+
+    def log(self, row: dict[str, Any], epoch: int) -> None:
+        """Nothing is listening."""
+
+    def close(self, code: int) -> None:
+        """Nothing to close."""
+
+
+def start_wandb(folder: Path, **settings: Any) -> "Wandb | Silent":
+    """A wandb run with `settings` of wandb.init, or a Silent one when there is no login (offline needs none)."""
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode == "disabled":
+        return Silent()
+    try:
+        import wandb
+    except ImportError:
+        return Silent()
+    if mode == "online" and not _wandb_login():
+        return Silent()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return Wandb(wandb.init(dir=str(folder), **settings))
+    except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+        raise Mistake("wandb does not start", str(error).strip().splitlines()[0],
+                      "give --no_wandb, or set WANDB_MODE=offline") from None
+
+
+def _wandb_login() -> bool:
+    """Whether a key is at hand: in the environment, or where `wandb login` puts it."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("//")[2].split("/")[0]
+    return netrc.is_file() and host in netrc.read_text(encoding="utf-8", errors="replace")
+
+
+class TensorBoard:
+    """The scalars of each epoch as TensorBoard events."""
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise Mistake("TensorBoard is not installed", "training.tensorboard = True",
+                          "pip install tensorboard") from None
+        self.writer = SummaryWriter(str(folder))
+
+    def log(self, row: dict[str, Any], epoch: int) -> None:
+        for name, value in row.items():
+            self.writer.add_scalar(name, value, epoch)
+
+    def close(self, code: int) -> None:
+        self.writer.close()
+
+
+class Logbook:
+    """The records of one run. Only the main process writes; the others hold one with `writes=False`."""
+
+    def __init__(self, folder: Path, epochs: int, listeners: tuple[Any, ...] = (), writes: bool = True,
+                 every: float = 5.0):
+        self.folder, self.listeners, self.writes, self.every = folder, listeners, writes, every
+        self.log_file, self.status_file = folder / "log.jsonl", folder / "status.json"
+        urls = [x.url for x in listeners if getattr(x, "url", None)]
+        self.status: dict[str, Any] = {
+            "state": "starting", "exit_code": None, "reason": "", "epoch": 0, "epochs": epochs, "step": 0, "steps": 0,
+            "eta_s": None, "best": None, "peak_memory": 0, "wandb_url": urls[0] if urls else None,
+            "pids": [os.getpid()], "checkpoint": None, "started": time.time(), "updated": None,
+        }
+        self._written = 0.0
+
+    @property
+    def wandb_id(self) -> str | None:
+        return next((x.id for x in self.listeners if getattr(x, "id", None)), None)
+
+    def keep_until(self, epoch: int) -> None:
+        """Forget the epochs after `epoch`: a resumed run writes them anew."""
+        if self.writes and self.log_file.exists():
+            rows = [row for row in read_log(self.log_file) if row["epoch"] <= epoch]
+            write_text(self.log_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """One JSON line, and the same numbers to wandb and TensorBoard as part/name."""
+        if not self.writes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.log_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        flat = {f"{part}/{name}": value for part, values in row.items() if isinstance(values, dict)
+                for name, value in values.items()}
+        for listener in self.listeners:
+            listener.log(flat, row["epoch"])
+
+    def tell(self, now: bool = True, **facts: Any) -> None:
+        """Update status.json: at once, or where `now` is false at most every few seconds."""
+        self.status.update(facts)
+        moment = time.time()
+        if not self.writes or (not now and moment - self._written < self.every):
+            return
+        self._written = self.status["updated"] = moment
+        write_json(self.status_file, self.status)
+
+    def close(self, code: int) -> None:
+        for listener in self.listeners:
+            listener.close(code)

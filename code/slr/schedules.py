@@ -1,0 +1,144 @@
+"""Learning-rate plans and early stopping: small closed forms with a state that fits into a checkpoint.
+
+A plan answers "which rates at this moment of training", so a run resumed anywhere has the rate it would have had.
+The forms are PyTorch's schedulers of the same names behind a linear warm-up (LinearLR in SequentialLR), see
+Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, for the cosine ones.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Plateau:
+    """The factor that ReduceLROnPlateau has arrived at; `observe` one metric value an epoch."""
+
+    mode: str
+    factor: float
+    patience: int
+    threshold: float
+    threshold_mode: str
+    cooldown: int
+    best: float | None = None
+    bad: int = 0
+    cooling: int = 0
+
+    def better(self, value: float) -> bool:
+        if self.best is None:
+            return True
+        sign = 1 if self.mode == "max" else -1
+        if self.threshold_mode == "rel":
+            return sign * value > sign * self.best * (1 + sign * self.threshold)
+        return sign * value > sign * self.best + self.threshold
+
+    def observe(self, value: float) -> bool:
+        """Whether the rates are to be multiplied by `factor` now."""
+        if self.better(value):
+            self.best, self.bad = value, 0
+        else:
+            self.bad += 1
+        if self.cooling > 0:
+            self.cooling -= 1
+            self.bad = 0
+        if self.bad <= self.patience:
+            return False
+        self.bad, self.cooling = 0, self.cooldown
+        return True
+
+
+@dataclass
+class Schedule:
+    """The rates of all parameter groups. `type` is one of PyTorch's names, "WarmOnly", or "constant"."""
+
+    base: list[float]
+    type: str = "constant"
+    tmax: int = 1
+    t0: int = 1
+    tmult: int = 1
+    eta_min: float = 0.0
+    min_lr: float = 0.0
+    eps: float = 1e-8
+    start_factor: float = 1.0
+    end_factor: float = 1.0
+    warmup_epochs: int = 0
+    every: str = "epoch"
+    plateau: Plateau | None = None
+    reduced: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reduced = self.reduced or list(self.base)
+
+    def rates(self, epoch: int, step: int = 0, steps: int = 1) -> list[float]:
+        """The rate of each group in epoch (from 0) at optimiser step `step` of `steps`."""
+        moment = epoch + (step / steps if self.every == "step" else 0.0)
+        if moment < self.warmup_epochs:
+            share = moment / self.warmup_epochs
+            factor = self.start_factor + (self.end_factor - self.start_factor) * share
+            return [rate * factor for rate in self.base]
+        return self._after_warmup(moment - self.warmup_epochs)
+
+    def _after_warmup(self, moment: float) -> list[float]:
+        if self.type == "CosineAnnealingLR":
+            return self._cosine(moment, self.tmax)
+        if self.type == "CosineAnnealingWarmRestarts":
+            return self._cosine(*self._cycle(moment))
+        if self.type == "WarmOnly":
+            return [rate * self.end_factor for rate in self.base]
+        return list(self.reduced)
+
+    def _cosine(self, moment: float, length: float) -> list[float]:
+        share = (1 + math.cos(math.pi * moment / length)) / 2
+        return [self.eta_min + (rate - self.eta_min) * share for rate in self.base]
+
+    def _cycle(self, moment: float) -> tuple[float, float]:
+        """(Time since the last restart, this cycle's length): lengths t0, t0 tmult, t0 tmult^2 …"""
+        length = float(self.t0)
+        while moment >= length:
+            moment -= length
+            length *= self.tmult
+        return moment, length
+
+    def observe(self, epoch: int, value: float) -> None:
+        """Tell a plateau plan the metric of an epoch that has just ended."""
+        if self.plateau is None or epoch + 1 < self.warmup_epochs or not self.plateau.observe(value):
+            return
+        lowered = [max(rate * self.plateau.factor, self.min_lr) for rate in self.reduced]
+        self.reduced = [new if old - new > self.eps else old for old, new in zip(self.reduced, lowered, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        held = self.plateau
+        return {"reduced": list(self.reduced),
+                "plateau": [held.best, held.bad, held.cooling] if held else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reduced = list(state["reduced"])
+        if self.plateau and state["plateau"]:
+            self.plateau.best, self.plateau.bad, self.plateau.cooling = state["plateau"]
+
+
+@dataclass
+class EarlyStopping:
+    """Stop when `metric` (part, name) has not improved by more than min_delta for `patience` epochs."""
+
+    metric: tuple[str, str]
+    mode: str
+    patience: int
+    min_delta: float
+    best: float | None = None
+    waited: int = 0
+
+    def observe(self, value: float) -> bool:
+        """Whether to stop after an epoch with this value."""
+        gain = math.inf if self.best is None else (value - self.best) * (1 if self.mode == "max" else -1)
+        if gain > self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]

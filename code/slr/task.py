@@ -1,0 +1,79 @@
+"""The hinge: a task binds one data set, one model, its losses and its metric. The engine receives it, imports none.
+
+A new system is a subclass in `slr/tasks/` and a line in `config.TASKS`; scripts, engine, checkpoints and the queue
+stay as they are.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from slr.config import TASKS, Config
+from slr.errors import Mistake
+from slr.runtime import Runtime
+
+Sums = dict[str, tuple[torch.Tensor, float]]
+
+
+class Task:
+    """What `engine.fit` and `engine.evaluate` need to know.
+
+    model: all that trains; the engine wraps it (DDP, compile, EMA).
+    weights: of the named losses in the total; a name that `losses` gives and `weights` lacks is only reported.
+    """
+
+    model: nn.Module
+    weights: ClassVar[dict[str, float]] = {"loss": 1.0}
+
+    @classmethod
+    def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "Task":
+        """The task for training; from a checkpoint's `meta` no data and no pretrained weights are needed."""
+        raise NotImplementedError
+
+    def meta(self) -> dict[str, Any]:
+        """Classes, normalisation, clip …: plain types that go into the checkpoint and rebuild the model."""
+        raise NotImplementedError
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups: {"name", "params", "lr", "weight_decay"}."""
+        raise NotImplementedError
+
+    def size(self, part: str) -> int:
+        """How many items the set `part` (train, val, test) has; 0 where there is none."""
+        raise NotImplementedError
+
+    def loader(self, part: str, train: bool) -> Any:
+        """A DataLoader over `part` whose batch_sampler is a `loading.EpochBatches`; batches are dicts with `ids`."""
+        raise NotImplementedError
+
+    def prepare(self, batch: dict[str, Any], train: bool) -> dict[str, Any]:
+        """The batch on the device with `inputs`, augmented where it trains, from the items' own random numbers."""
+        raise NotImplementedError
+
+    def losses(self, output: torch.Tensor, batch: dict[str, Any]) -> Sums:
+        """{name: (sum over the items, count)}: a differentiable sum for what trains, a detached one for the rest."""
+        raise NotImplementedError
+
+    def decode(self, output: torch.Tensor, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
+        """One record an item: id, expected, predicted, scores."""
+        raise NotImplementedError
+
+    def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        """The figures of a set."""
+        raise NotImplementedError
+
+    def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
+        """Pictures and tables into `folder`; the paths of what was made."""
+        raise NotImplementedError
+
+
+def build_task(config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> Task:
+    """The task that the config names."""
+    name = config.experiment.task
+    if name not in TASKS:
+        raise Mistake("no such task", repr(name), f"the tasks are {', '.join(TASKS)}")
+    module, _, cls = TASKS[name].partition(":")
+    return getattr(import_module(module), cls).build(config, runtime, meta)

@@ -1,0 +1,206 @@
+"""Isolated signs: one clip, one gloss, a torchvision video classifier and cross-entropy."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from slr import checkpoint, paths, plots
+from slr.catalogue import MODELS, builder_of, check_clip
+from slr.config import Config
+from slr.datasets import wlasl
+from slr.datasets.clips import ClipDataset
+from slr.errors import Mistake
+from slr.loading import EpochBatches, build_loader
+from slr.losses import mixed_cross_entropy
+from slr.metrics import topk
+from slr.models.classifier import Classifier, init_from, parameter_groups
+from slr.models.weights import kinetics_file, from_old
+from slr.paths import Experiment, shown
+from slr.runtime import Runtime
+from slr.task import Sums, Task
+from slr.transforms import Augment, mixup, to_input
+from slr.video import open_source
+
+
+class Isolated(Task):
+    """The task `isolated`: batches hold ids, frames (N, T, S, S, 3) uint8, labels (N,) and draws (N, 6)."""
+
+    def __init__(self, config: Config, runtime: Runtime, model: Classifier, classes: list[str]):
+        self.config, self.runtime, self.classes = config, runtime, classes
+        self.root = paths.data_root(config.data.root)
+        self.entry = MODELS[config.model]
+        self.order: list[int] | None = None  # of the frames, where a test shuffles them
+        self._clips: dict[str, list[wlasl.Clip]] = {}
+        self.model: Classifier = model.to(runtime.device)
+        if _channels_last(config, runtime):
+            self.model = self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    @classmethod
+    def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "Isolated":
+        """For training: classes from the prepared labels, weights as the config says; else both from `meta`."""
+        root = paths.data_root(config.data.root)
+        classes = wlasl.load_classes(root, config.split) if meta is None else list(meta["classes"])
+        weights = _pretrained(config) if meta is None else None
+        keys = config.model_params
+        momentum = {"bn_momentum": _momentum(config)} if MODELS[config.model].batch_norm else {}
+        model = builder_of(config.model)(len(classes), frames=config.data.num_frames, size=config.data.frame_size,
+                                         drop_p=keys.drop_p, weights=weights, **momentum)
+        if meta is None and keys.init_from:
+            _start_from(model, keys.init_from, config.model, classes)
+        return cls(config, runtime, model, classes)
+
+    def meta(self) -> dict[str, Any]:
+        data = self.config.data
+        return {"classes": self.classes, "mean": list(self.entry.mean), "std": list(self.entry.std),
+                "num_frames": data.num_frames, "frame_size": data.frame_size, "crop": data.crop,
+                "eval_resize": data.eval_resize, "subtract_clip_mean": data.subtract_clip_mean,
+                "data_hash": wlasl.data_hash(self.root, self.config.split)}
+
+    def groups(self) -> list[dict[str, Any]]:
+        check_clip(self.config.model, self.config.data.num_frames, self.config.data.frame_size,
+                   training_on_cpu=self.runtime.device.type == "cpu")
+        keys = self.config.optimizer
+        rates = {"backbone": (keys.backbone_init_lr, keys.backbone_weight_decay),
+                 "classifier": (keys.classifier_init_lr, keys.classifier_weight_decay)}
+        return [{"name": name, "params": params, "lr": rates[name][0], "weight_decay": rates[name][1]}
+                for name, params in parameter_groups(self.model).items()]
+
+    def clips(self, part: str) -> list[wlasl.Clip]:
+        """The clips of a set, read once; none where the split has no such set."""
+        if part not in self._clips:
+            self._clips[part] = wlasl.load_clips(self.root, self.config.split, part)
+        return self._clips[part]
+
+    def keep(self, part: str, first: int) -> None:
+        """Only the first clips of a set (training.py --overfit and --dry_run)."""
+        self._clips[part] = self.clips(part)[:first]
+
+    def size(self, part: str) -> int:
+        return len(self.clips(part))
+
+    def loader(self, part: str, train: bool) -> Any:
+        data, seed = self.config.data, self.config.experiment.seed
+        source = open_source(data.store, wlasl.videos_folder(self.root, self.config.split),
+                             paths.store(self.root, data.store, self.config.split), data.crop)
+        missing = source.missing(self.clips(part))
+        if missing:
+            raise Mistake(f"{len(missing)} of {self.size(part)} clips of the {part} set are not there any more",
+                          ", ".join(missing[:5]), f"run python preprocess.py -as {self.config.split} again")
+        augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter,
+                          self.config.training.mixup) if train else None
+        dataset = ClipDataset(self.clips(part), source, num_frames=data.num_frames, frame_size=data.frame_size,
+                              seed=seed, eval_resize=data.eval_resize, augment=augment,
+                              jitter_frames=data.jitter_frames)
+        batches = EpochBatches(len(dataset), self.config.training.batch_size, shuffle=train, seed=seed,
+                               rank=self.runtime.rank, world=self.runtime.world)
+        return build_loader(dataset, batches, workers=_workers(data.workers, self.runtime), prefetch=data.prefetch,
+                            pin_memory=data.pin_memory and self.runtime.device.type == "cuda")
+
+    def prepare(self, batch: dict[str, Any], train: bool) -> dict[str, Any]:
+        """Adds inputs (N, 3, T, S, S) float32, and in training each item's mixup partner and share."""
+        device = self.runtime.device
+        inputs = to_input(batch["frames"].to(device, non_blocking=True), batch["draws"], self.entry.mean,
+                          self.entry.std, subtract_clip_mean=self.config.data.subtract_clip_mean)
+        ready = {**batch, "labels": batch["labels"].to(device, non_blocking=True), "train": train}
+        if train and self.config.training.mixup:
+            inputs, ready["other"], ready["share"] = mixup(inputs, batch["draws"].to(device))
+        if not train and self.order is not None:
+            inputs = inputs[:, :, self.order]
+        if not _channels_last(self.config, self.runtime):
+            inputs = inputs.contiguous()
+        return {**ready, "inputs": inputs}
+
+    def losses(self, output: torch.Tensor, batch: dict[str, Any]) -> Sums:
+        """Cross-entropy (smoothed and mixed in training, plain in evaluation) and the share of right answers."""
+        labels, n = batch["labels"], len(output)
+        other = batch.get("other", torch.arange(n, device=output.device))
+        share = batch.get("share", torch.ones(n, device=output.device))
+        smoothing = self.config.training.label_smoothing if batch["train"] else 0.0
+        right = (output.detach().argmax(1) == labels).sum()
+        return {"loss": (mixed_cross_entropy(output, labels, other, share, smoothing), n), "acc": (right, n)}
+
+    def decode(self, output: torch.Tensor, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
+        """Records {id, label, logits (K,) float32 array}."""
+        labels = batch["labels"].tolist() if "labels" in batch else [None] * len(output)
+        return [{"id": name, "label": label, "logits": logits} for name, label, logits in
+                zip(batch["ids"], labels, output.cpu().numpy().astype(np.float32), strict=True)]
+
+    def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        """The seed's BaseRes: accuracies as decimals, mean cross-entropy."""
+        return dict(topk.base_result(*_table(records)))
+
+    def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
+        """The pictures `NAME-{bargraph,confmat,heatmap,signers}.png` that `graphs` asks for, and the confused pairs."""
+        graphs = options.get("graphs", ("bargraph", "confmat", "heatmap"))
+        logits, labels = _table(records)
+        predicted = topk.ranked(logits, 1)[:, 0]
+        folder.mkdir(parents=True, exist_ok=True)
+        report = topk.per_class(labels, predicted, self.classes)
+        matrix = topk.confusion(labels, predicted, len(self.classes))
+        title = f"{self.config.model} on {self.config.split}, {name}"
+        made = []
+        if "bargraph" in graphs:
+            made.append(plots.per_class_bars(report, self.classes, folder / f"{name}-bargraph.png", title))
+        if "confmat" in graphs:
+            made.append(plots.confusion_matrix(matrix, self.classes, folder / f"{name}-confmat.png", title))
+        if "heatmap" in graphs:
+            made.append(plots.per_class_heatmap(report, self.classes, folder / f"{name}-heatmap.png", title))
+        return made
+
+
+def _table(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, K) and labels (N,) of the records."""
+    return np.stack([row["logits"] for row in records]), np.array([row["label"] for row in records])
+
+
+def _channels_last(config: Config, runtime: Runtime) -> bool:
+    entry, choice = MODELS[config.model], config.training.channels_last
+    if choice != "auto":
+        return choice == "on"
+    return entry.channels_last_gpu if runtime.device.type == "cuda" else entry.channels_last_cpu
+
+
+def _workers(asked: int, runtime: Runtime) -> int:
+    """Loader processes; by default one a core on a GPU machine, and half the cores where they train as well."""
+    if asked >= 0:
+        return asked
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(8, max(1, cores if runtime.device.type == "cuda" else cores // 2))
+
+
+def _momentum(config: Config) -> float | None:
+    """Batch-norm's momentum: S3D's own 0.001 only where it starts from Kinetics; None is the model's default."""
+    keys, own = config.model_params, MODELS[config.model].pretrained_momentum
+    if keys.bn_momentum is not None or own is None:
+        return keys.bn_momentum
+    return own if keys.pretrained or keys.weights else 0.1
+
+
+def _pretrained(config: Config) -> Path | None:
+    """The file of the Kinetics weights, where the config wants them and nothing else replaces them."""
+    keys = config.model_params
+    if keys.init_from or not (keys.pretrained or keys.weights):
+        return None
+    if keys.weights:
+        return paths.ROOT / Path(keys.weights).expanduser()
+    return kinetics_file(config.model)
+
+
+def _start_from(model: Classifier, where: str, name: str, classes: list[str]) -> None:
+    """Weights of another experiment: a checkpoint file, or MODEL/SPLIT/EXP_NO for its best.pth."""
+    path = paths.ROOT / Path(where).expanduser()
+    parts = where.split("/")
+    if len(parts) == 3 and not path.exists():
+        path = Experiment(*parts).newest_checkpoints().checkpoints / "best.pth"
+    content = checkpoint.load(path)
+    if content.get("model", name) != name:
+        raise Mistake(f"{shown(path)} is of another model", f"{content['model']}, this is {name}",
+                      "set model_params.init_from to a checkpoint of the same MODEL")
+    if "meta" not in content:
+        raise Mistake(f"{shown(path)} does not say which glosses it knows", "it is the old program's",
+                      "set model_params.weights to it: its backbone is taken over, the head starts fresh")
+    state = from_old(content["model_state_dict"], name)
+    model.report = init_from(model, state, content["meta"]["classes"], classes)

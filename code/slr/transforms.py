@@ -1,0 +1,154 @@
+"""What happens to a clip between the decoder and the model.
+
+In the workers, on uint8: one crop and resize a clip. On the device, on whole batches: flip, colour, normalisation and
+mixup. Every clip has one draw (`draw`), taken from its own random numbers, and all its frames share it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+DRAWS = 6  # flip, brightness, contrast, saturation, hue, mixup's share
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far a training clip may be changed; the defaults change nothing."""
+
+    min_scale: float = 1.0
+    max_aspect: float = 1.0
+    hflip: float = 0.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    mixup: float = 0.0
+
+
+def random_box(height: int, width: int, rng: np.random.Generator, min_scale: float,
+               max_aspect: float) -> tuple[int, int, int, int]:
+    """A crop (x0, y0, x1, y1) with an area of min_scale to 1 of the frame's and an aspect within max_aspect.
+
+    The draw of Inception (Szegedy et al. 2015) as torchvision's RandomResizedCrop makes it, relative to the frame's
+    own aspect; where ten draws do not fit, the whole frame.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(min_scale, 1.0)
+        aspect = math.exp(rng.uniform(-math.log(max_aspect), math.log(max_aspect)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            return x, y, x + w, y + h
+    return center_box(height, width, 1.0)
+
+
+def center_box(height: int, width: int, eval_resize: float) -> tuple[int, int, int, int]:
+    """The square that is left when the short side becomes eval_resize x frame_size and the centre is cropped."""
+    side = max(1, round(min(height, width) / eval_resize))
+    x, y = (width - side) // 2, (height - side) // 2
+    return x, y, x + side, y + side
+
+
+def crop_resize(frames: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """(T, H, W, 3) uint8 -> (T, size, size, 3) uint8: the box of every frame, resized."""
+    import cv2
+
+    x0, y0, x1, y1 = box
+    out = np.empty((len(frames), size, size, 3), np.uint8)
+    shrinks = min(x1 - x0, y1 - y0) > size * 1.5
+    for frame, target in zip(frames, out, strict=True):
+        part = frame[y0:y1, x0:x1]
+        if part.shape[:2] == (size, size):
+            target[...] = part
+        else:
+            cv2.resize(part, (size, size), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return out
+
+
+def draw(rng: np.random.Generator, augment: Augment) -> np.ndarray:
+    """The (6,) float32 numbers of one clip: flip, three factors, hue in turns, mixup's share of the clip itself."""
+    brightness, contrast, saturation, hue = augment.jitter
+    share = rng.beta(augment.mixup, augment.mixup) if augment.mixup > 0 else 1.0
+    return np.array([rng.random() < augment.hflip, *(rng.uniform(max(0.0, 1 - x), 1 + x) for x in
+                     (brightness, contrast, saturation)), rng.uniform(-hue, hue), max(share, 1 - share)], np.float32)
+
+
+def no_draw() -> np.ndarray:
+    """The draw of a clip that is left as it is."""
+    return np.array([0, 1, 1, 1, 0, 1], np.float32)
+
+
+# Luma weights of ITU-R BT.601 and the YIQ axes in which a hue shift is a rotation.
+_LUMA = (0.299, 0.587, 0.114)
+_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+
+def colour_matrix(draws: torch.Tensor) -> torch.Tensor:
+    """(N, 6) draws -> (N, 3, 3): saturation, hue and brightness as one linear map of RGB."""
+    n, like = len(draws), {"dtype": draws.dtype, "device": draws.device}
+    luma = torch.tensor(_LUMA, **like).expand(3, 3)
+    eye = torch.eye(3, **like)
+    saturation = draws[:, 3].view(n, 1, 1)
+    saturate = saturation * eye + (1 - saturation) * luma
+    yiq = torch.tensor(_YIQ, **like)
+    angle = 2 * math.pi * draws[:, 4]
+    turn = eye.repeat(n, 1, 1)
+    turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
+    turn[:, 2, 1] = angle.sin()
+    turn[:, 1, 2] = -turn[:, 2, 1]
+    return draws[:, 1].view(n, 1, 1) * (torch.linalg.inv(yiq) @ turn @ yiq @ saturate)
+
+
+def colour(clips: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """(N, T, H, W, 3) float in 0..1 with each clip's brightness, contrast, saturation and hue; clamped to 0..1.
+
+    Contrast pulls towards the clip's own mean luma, so all frames of a clip change alike.
+    """
+    n = len(clips)
+    flat = clips.reshape(n, -1, 3)
+    matrix = colour_matrix(draws)
+    contrast = draws[:, 2].view(n, 1, 1)
+    mean = (flat.mean(1, keepdim=True) @ matrix.transpose(1, 2)) @ clips.new_tensor(_LUMA).view(3, 1)
+    moved = torch.baddbmm(((1 - contrast) * mean).expand(n, 1, 3), flat, contrast * matrix.transpose(1, 2))
+    return moved.clamp_(0, 1).view(clips.shape)
+
+
+def to_input(clips: torch.Tensor, draws: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], *,
+             subtract_clip_mean: bool = False) -> torch.Tensor:
+    """(N, T, H, W, 3) uint8 on the device, (N, 6) draws on the CPU -> (N, 3, T, H, W) float32, channels last in memory.
+
+    subtract_clip_mean: the clip's mean over time is taken away at every pixel and the rest divided by 48 (of 255),
+    in place of the model's own mean and standard deviation.
+    """
+    flips = bool((draws[:, 0] > 0.5).any())  # asked of the CPU's copy: no wait for the GPU
+    coloured = bool((draws[:, 1:5] != draws.new_tensor(no_draw())[1:5]).any())
+    draws = draws.to(clips.device, non_blocking=True)
+    if flips:
+        clips = torch.where(draws[:, 0].view(-1, 1, 1, 1, 1) > 0.5, clips.flip(3), clips)
+    x = clips.float()
+    if coloured:
+        x = colour(x.div_(255), draws)
+    unit = 1.0 if coloured else 255.0
+    if subtract_clip_mean:
+        x = (x - x.mean(1, keepdim=True)) * (255 / 48 / unit)
+    else:
+        scale = 1 / (x.new_tensor(std) * unit)
+        x = x.mul_(scale).sub_(x.new_tensor(mean) * unit * scale)
+    return x.permute(0, 4, 1, 2, 3)
+
+
+def partners(n: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """(N,) the index that each item is mixed with: its neighbour in pairs (0 1)(2 3) …; an odd last one, itself."""
+    index = torch.arange(n, device=device)
+    other = index ^ 1
+    return torch.where(other < n, other, index)
+
+
+def mixup(inputs: torch.Tensor, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Zhang et al. 2018, https://arxiv.org/abs/1710.09412: (mixed inputs, partner index (N,), own share (N,)).
+
+    The larger share is the item's own; both of a pair use the share that the first of them drew.
+    """
+    other = partners(len(inputs), inputs.device)
+    share = draws[torch.minimum(other, torch.arange(len(inputs), device=inputs.device)), 5]
+    weight = share.view(-1, *[1] * (inputs.ndim - 1))
+    return inputs * weight + inputs[other] * (1 - weight), other, share
