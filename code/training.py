@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slr import config as configuration
-from slr import errors, logbook, paths
+from slr import errors, logbook
 from slr.catalogue import MODELS, canonical
 from slr.config import Config
 from slr.errors import Mistake
@@ -41,7 +41,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("-na", "--no_ask", action="store_true", help="ask nothing; never overwrites")
     add("--seed", type=int, help="of everything that is random (default: the .ini's, else 42)")
     add("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="changes", help="override a setting")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="changes", help="change a setting")
     add("--print_config", action="store_true", help="print the merged settings and stop")
     add("--no_wandb", action="store_true", help="no wandb (it is off without a login too)")
     add("--test_best", action="store_true", help="run testing.py full afterwards")

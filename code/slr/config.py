@@ -288,8 +288,8 @@ def _understand_old_form(raw: dict[str, dict[str, Any]], notices: list[str], sou
             raise Mistake(f"{source}: training.early_stopping is no dict", repr(stopping),
                           "write a section [early_stopping] with metric, mode, patience, min_delta")
         if "early_stopping" in raw:
-            raise Mistake(f"{source}: early stopping stands in two places", "[early_stopping] and training.early_stopping",
-                          "keep the section")
+            raise Mistake(f"{source}: early stopping stands in two places",
+                          "[early_stopping] and training.early_stopping", "keep the section")
         raw["early_stopping"] = dict(stopping)
         notices.append("training.early_stopping is read as the section [early_stopping]")
     plan = raw.get("scheduler")
@@ -355,7 +355,8 @@ def _check_range(value: Any, rules: typing.Mapping[str, Any], where: str) -> Non
     low, high, above = rules["low"], rules["high"], rules["above"]
     if value != value or abs(value) == float("inf"):
         raise Mistake(f"{where} is no finite number", repr(value), "give a number")
-    if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
+    below = (low is not None and value < low) or (above is not None and value <= above)
+    if below or (high is not None and value > high):
         bounds = [f"at least {low}" * (low is not None), f"above {above}" * (above is not None),
                   f"at most {high}" * (high is not None)]
         raise Mistake(f"{where} is out of range", repr(value), "it is " + " and ".join(filter(None, bounds)))

@@ -275,8 +275,7 @@ def optimise(training: Fit, group: list[dict[str, Any]]) -> torch.Tensor:
     totals = torch.zeros(0)
     for number, (batch, share) in enumerate(zip(group, shares, strict=True)):
         last = number == len(group) - 1
-        sync = training.model.no_sync() if runtime.world > 1 and not last else nullcontext()  # type: ignore[operator]
-        with sync:
+        with training.model.no_sync() if runtime.world > 1 and not last else nullcontext():  # type: ignore[operator]
             found = _forward_backward(training, batch, share)
         totals = found if not number else totals + found
     training.scaler.unscale_(training.optimizer)
@@ -301,9 +300,9 @@ def _forward_backward(training: Fit, batch: dict[str, Any], share: float) -> tor
     _name_totals(training, parts)
     counts = torch.tensor([count * ghost for _, count in parts.values()], dtype=torch.float64, device=runtime.device)
     everywhere = runtime.sum(counts.clone())
-    total = sum(weight * parts[name][0] / everywhere[list(parts).index(name)].clamp(min=1).float()
-                for name, weight in task.weights.items())
-    training.scaler.scale(total * (share * ghost * runtime.world)).backward()
+    means = [weight * parts[name][0] / everywhere[list(parts).index(name)].clamp(min=1).float()
+             for name, weight in task.weights.items()]
+    training.scaler.scale(torch.stack(means).sum() * (share * ghost * runtime.world)).backward()
     sums = torch.stack([value.detach().double() for value, _ in parts.values()]) * ghost
     return torch.stack([sums, counts], dim=1)
 
@@ -314,7 +313,7 @@ def _name_totals(training: Fit, parts: Sums) -> None:
 
 
 class _Watch:
-    """Adds a step's sums to the epoch's one step late, so that the GPU is never waited for; checks that they are finite."""
+    """Adds a step's sums to the epoch's one step late, so that the GPU is never waited for; they must be finite."""
 
     def __init__(self, training: Fit):
         self.training = training
@@ -342,8 +341,10 @@ class _Watch:
         rows = sums.tolist()
         if not all(math.isfinite(value) for row in rows for value in row):
             names = [name for part in self.training.runtime.gather(ids) for name in part]
-            raise NonFinite("the loss is not finite", f"in epoch {self.training.epoch + 1}, at the clips {', '.join(names)}",
-                            "look at those clips; lower the learning rates, set training.clip_norm = 1, or precision = 'fp32'")
+            raise NonFinite("the loss is not finite",
+                            f"in epoch {self.training.epoch + 1}, at the clips {', '.join(names)}",
+                            "look at those clips; lower the learning rates, set training.clip_norm = 1, or "
+                            "training.precision = 'fp32'")
         for total, row in zip(self.training.totals.values(), rows, strict=True):
             total[0] += row[0]
             total[1] += row[1]
@@ -380,7 +381,8 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
     training.epoch, training.step, training.totals = training.epoch + 1, 0, {}
     scored = val or train
     if training.schedule.plateau:
-        training.schedule.observe(training.epoch - 1, scored["loss" if training.schedule.plateau.mode == "min" else "acc"])
+        watched = "loss" if training.schedule.plateau.mode == "min" else "acc"
+        training.schedule.observe(training.epoch - 1, scored[watched])
     if training.stopper:
         part, name = training.stopper.metric
         metrics["stopped"] = training.stopper.observe((train if part == "train" or val is None else val)[name])
@@ -442,8 +444,8 @@ def _explain_memory(error: Exception, task: Task, plan: FitPlan) -> None:
     if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
         return
     raise OutOfMemory("out of memory", str(error).splitlines()[0][:200],
-                      f"halve training.batch_size and set training.update_per_step = {2 * plan.update_per_step}: the same "
-                      "step in smaller portions; or take fewer frames, smaller frames or precision = 'bf16'") from None
+                      f"halve training.batch_size and set training.update_per_step = {2 * plan.update_per_step}: the "
+                      "same step in smaller portions; or take fewer or smaller frames") from None
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """From a data set to batches: which items, in which order, on which process; the same however the run is cut.
 
-The sampler hands out `Key(epoch, index)`, so a worker knows the epoch its random numbers come from. A global batch is
+The sampler hands out `Key(epoch, item)`, so a worker knows the epoch its random numbers come from. A global batch is
 cut into contiguous even-sized slices, one a process: all processes together see what one process would see.
 """
 
@@ -21,7 +21,7 @@ class Key(NamedTuple):
     """What a data set is asked for. A ghost keeps a process in step that has no share of the last batch."""
 
     epoch: int
-    index: int
+    item: int
     ghost: bool = False
 
 

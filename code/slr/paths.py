@@ -100,6 +100,10 @@ class Experiment:
     def checkpoints(self) -> Path:
         return self.run / (f"checkpoints.{self.checkpoint_set}" if self.checkpoint_set else "checkpoints")
 
+    @property
+    def results(self) -> Path:
+        return self.run / (f"results.{self.checkpoint_set}" if self.checkpoint_set else "results")
+
     def enumerated(self) -> "Experiment":
         """The next free run folder: 4 -> 4.1 -> 4.2."""
         whole = self.exp_no.partition(".")[0]

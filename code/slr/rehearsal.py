@@ -35,7 +35,8 @@ def rehearse(task: Task, plan: FitPlan, runtime: Runtime) -> str:
              f"step         {seconds:.2f} s for {sum(len(b['ids']) for b in groups[0])} clips, "
              f"data {loading:.2f} s with workers still starting",
              f"peak memory  {runtime.peak_memory() / 2**30:.2f} GiB",
-             f"training     {steps} steps an epoch, about {_span(steps * seconds * plan.epochs)} for {plan.epochs} epochs"]
+             f"training     {steps} steps an epoch, about {_span(steps * seconds * plan.epochs)} for "
+             f"{plan.epochs} epochs"]
     if task.size("val"):
         lines.append(f"validation   {_validated(task, runtime, plan)}")
     else:

@@ -128,7 +128,7 @@ def _device(name: str, local_rank: int) -> torch.device:
 
 def rng_state(device: torch.device) -> dict[str, Any]:
     """The state of every global generator, as tensors and plain lists (what `weights_only=True` admits)."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(), "python": [version, list(internal), gauss],

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from slr.checkpoint import load_weights
 from slr.config import TASKS, Config
 from slr.errors import Mistake
 from slr.runtime import Runtime
@@ -23,10 +24,12 @@ class Task:
 
     model: all that trains; the engine wraps it (DDP, compile, EMA).
     weights: of the named losses in the total; a name that `losses` gives and `weights` lacks is only reported.
+    passes: of a full test, {name in the result: (set, options of `vary`)}.
     """
 
     model: nn.Module
     weights: ClassVar[dict[str, float]] = {"loss": 1.0}
+    passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {"test": ("test", {}), "val": ("val", {})}
 
     @classmethod
     def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "Task":
@@ -40,6 +43,10 @@ class Task:
     def groups(self) -> list[dict[str, Any]]:
         """The optimiser's parameter groups: {"name", "params", "lr", "weight_decay"}."""
         raise NotImplementedError
+
+    def load(self, state: dict[str, torch.Tensor], source: str) -> None:
+        """Take over the weights of a checkpoint of this very model; Mistake where they do not fit."""
+        load_weights(self.model, state, source)
 
     def size(self, part: str) -> int:
         """How many items the set `part` (train, val, test) has; 0 where there is none."""
@@ -61,12 +68,19 @@ class Task:
         """One record an item: id, expected, predicted, scores."""
         raise NotImplementedError
 
+    def vary(self, **options: Any) -> None:
+        """What a test changes about the input from now on (isolated signs: shuffled frames); nothing by default."""
+
     def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """The figures of a set."""
         raise NotImplementedError
 
+    def summary(self, records: list[dict[str, Any]]) -> str:
+        """The figures of a set for a person: a few lines, with what they can be compared with."""
+        raise NotImplementedError
+
     def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
-        """Pictures and tables into `folder`; the paths of what was made."""
+        """Pictures and tables of one set into `folder`, each file's name starting with `name`; what was made."""
         raise NotImplementedError
 
 

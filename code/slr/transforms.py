@@ -84,12 +84,12 @@ _YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.5
 
 def colour_matrix(draws: torch.Tensor) -> torch.Tensor:
     """(N, 6) draws -> (N, 3, 3): saturation, hue and brightness as one linear map of RGB."""
-    n, like = len(draws), {"dtype": draws.dtype, "device": draws.device}
-    luma = torch.tensor(_LUMA, **like).expand(3, 3)
-    eye = torch.eye(3, **like)
+    n = len(draws)
+    luma = draws.new_tensor(_LUMA).expand(3, 3)
+    eye = torch.eye(3).to(draws)
     saturation = draws[:, 3].view(n, 1, 1)
     saturate = saturation * eye + (1 - saturation) * luma
-    yiq = torch.tensor(_YIQ, **like)
+    yiq = draws.new_tensor(_YIQ)
     angle = 2 * math.pi * draws[:, 4]
     turn = eye.repeat(n, 1, 1)
     turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()

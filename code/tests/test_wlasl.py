@@ -327,12 +327,13 @@ def test_store_of_a_split(prepared, tmp_path):
     done = write_store(prepared, tmp_path, settings, workers=0)
     assert (done["written"], done["kept"], done["failed"]) == (3, 0, {})
     store = FrameStore.open(tmp_path)
-    assert store.read("good", [29]).shape == (1, 38, 32, 3) and store.read("wide", [0]).shape == (1, 32, 64, 3)
+    assert store.read("good", [29]).shape == (1, 38, 32, 3)  # cropped to 40 x 48, then shrunk
+    assert store.read("wide", [0]).shape == (1, 32, 64, 3)
     assert [store.frames(clip.id) for clip in prepared.clips] == [30, 28, 14]
     again = write_store(prepared, tmp_path, settings, workers=0, verify=True)
     assert (again["written"], again["kept"], again["bytes"]) == (0, 3, done["bytes"])
-    moved = [(clip, verdict if verdict.clip is None or clip.id != "wide"
-              else replace(verdict, clip=replace(verdict.clip, start=5))) for clip, verdict in prepared.verdicts]
+    moved = [(clip, replace(verdict, clip=replace(verdict.clip, start=5)) if clip.id == "wide" else verdict)
+             for clip, verdict in prepared.verdicts]
     assert write_store(replace(prepared, verdicts=moved), tmp_path, settings, workers=0)["written"] == 1
     lost = replace(prepared, videos=tmp_path)
     failed = write_store(lost, tmp_path / "lost", settings, workers=0)["failed"]

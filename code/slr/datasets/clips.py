@@ -14,7 +14,7 @@ from slr.video import Source, sample_indices
 
 
 class ClipDataset(Dataset):
-    """Items {ids, frames (T, S, S, 3) uint8, labels, draws (6,)} for `Key(epoch, index)`.
+    """Items {ids, frames (T, S, S, 3) uint8, labels, draws (6,)} for `Key(epoch, item)`.
 
     Augments where `augment` is given. Reads only the frames that the sample uses.
     """
@@ -29,7 +29,7 @@ class ClipDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        clip = self.clips[key.index]
+        clip = self.clips[key.item]
         rng = generator(self.seed, key.epoch, clip.id)
         indices = sample_indices(self.source.length(clip), self.num_frames, rng if self.jitter_frames else None)
         frames = self.source.read(clip, indices)

@@ -85,8 +85,8 @@ def make_signer(rng: np.random.Generator) -> Signer:
         hair_style=str(rng.choice(["short", "long", "bald", "bun", "parted"])),
         sleeves=str(rng.choice(["long", "short", "half"])), collar=str(rng.choice(["round", "v", "shirt"])),
         stripes=bool(rng.random() < 0.2), left_handed=bool(rng.random() < 0.125),
-        hanging=bool(rng.random() < 0.35), amplitude=rng.uniform(0.85, 1.15), tempo=rng.uniform(0.85, 1.2),
-        shift=(rng.uniform(-0.05, 0.05), rng.uniform(-0.05, 0.05)))
+        hanging=bool(rng.random() < 0.35), amplitude=rng.uniform(0.75, 1.15), tempo=rng.uniform(0.85, 1.2),
+        shift=(rng.uniform(-0.07, 0.07), rng.uniform(-0.07, 0.07)))
 
 
 # ---------------------------------------------------------------- scene
@@ -170,8 +170,8 @@ def make_scene(signer: Signer, rng: np.random.Generator, size: int) -> Scene:
     noise = rng.normal(128, rng.uniform(0.5, 6), (size + 16, size + 16, 3))
     return Scene(size, scale, (x, y), _background(rng, size + 2 * MARGIN), _light(rng, size),
                  np.clip(noise, 0, 255).astype(np.uint8), rng.uniform(0.3, 0.8) * float(rng.random() < 0.4),
-                 rng.uniform(0, 0.006) * size * float(rng.random() < 0.5),
-                 (rng.normal(0, 0.012) * size, rng.normal(0, 0.008) * size), int(rng.integers(2**31)))
+                 rng.uniform(0, 0.008) * size * float(rng.random() < 0.5),
+                 (rng.normal(0, 0.02) * size, rng.normal(0, 0.012) * size), int(rng.integers(2**31)))
 
 
 def _camera(scene: Scene, frames: int, rng: np.random.Generator) -> Array:
@@ -183,7 +183,7 @@ def _camera(scene: Scene, frames: int, rng: np.random.Generator) -> Array:
 # ---------------------------------------------------------------- skeleton
 
 UPPER_ARM, FOREARM, HAND = 0.76, 0.68, 0.56
-# Knuckles of index .. little finger in the palm's plane (towards the thumb, along the fingers); hand length 1.
+# Knuckles of index .. little finger in the palm's plane (to the thumb, along the fingers); hand length 1.
 _KNUCKLES = np.array([[0.185, 0.47], [0.062, 0.50], [-0.062, 0.48], [-0.18, 0.43]])
 _LENGTHS = np.array([[0.215, 0.13, 0.10], [0.235, 0.15, 0.105], [0.215, 0.14, 0.10], [0.165, 0.10, 0.09]])
 _THUMB_BASE, _THUMB_LENGTHS = np.array([0.13, 0.14]), np.array([0.20, 0.16, 0.13])

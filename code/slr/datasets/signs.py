@@ -106,15 +106,15 @@ def _pair(first: Sign, second: str) -> tuple[Sign, Sign]:
 # Five pairs, each a sign and its reversal: no single frame tells the members of a pair apart.
 DEMO: tuple[Sign, ...] = (
     *_pair(Sign("go", "finger2", fingers="up", palm="front", x="right", y="shoulders", path="line",
-                direction="right", size=0.42), "come"),
+                direction="right", size=0.34), "come"),
     *_pair(Sign("sunrise", "flat", fingers="left-out", palm="back", x="right", y="chest", path="line",
-                direction="up", size=0.42, symmetry="mirror"), "sunset"),
+                direction="up", size=0.34, symmetry="mirror"), "sunset"),
     *_pair(Sign("tomorrow", "finger23spread", fingers="up", palm="front", x="right", y="neutral",
-                path="circle", direction="up", size=0.36), "yesterday"),
+                path="circle", direction="up", size=0.28), "yesterday"),
     *_pair(Sign("open", "finger2345", fingers="up-out", palm="front", x="right", y="chest", path="line",
-                direction="right", size=0.30, symmetry="mirror", shape_to="fist"), "close"),
+                direction="right", size=0.25, symmetry="mirror", shape_to="fist"), "close"),
     *_pair(Sign("thank you", "flat", fingers="up", palm="back", x="centre", y="neck", path="arc",
-                direction="down-right", size=0.42, shape_to="pinchall"), "excuse me"),
+                direction="down-right", size=0.34, shape_to="pinchall"), "excuse me"),
 )
 
 

@@ -33,6 +33,7 @@ from slr.datasets.signs import (
     Sign,
     blend,
     inventory,
+    matrices,
     quaternion,
     rest_pose,
     stroke,
@@ -43,7 +44,7 @@ from slr.errors import Mistake
 __all__ = ["FPS", "VERSION", "Motion", "draw", "inventory", "make_scene", "make_signer", "sentence",
            "write_wlasl"]
 
-VERSION = 1  # of the drawing: a set that an older one has drawn is drawn anew
+VERSION = 2  # of the drawing: a set that an older one has drawn is drawn anew
 FPS = 25
 
 
@@ -72,28 +73,53 @@ def _ease(s: Array) -> Array:
     return s**3 * (10 - 15 * s + 6 * s * s)
 
 
-def _style(signer: Signer, rng: np.random.Generator) -> tuple[float, Array, Array]:
-    """How this signer makes a sign this time: amplitude, offset `(3,)` and a small rotation of the hands
-    `(4,)`."""
-    axis = rng.normal(size=3)
-    offset = np.array([*signer.shift, 0.0]) + rng.normal(0, 0.035, 3)
-    return (signer.amplitude * rng.uniform(0.85, 1.15), offset,
-            quaternion(axis / np.linalg.norm(axis), rng.normal(0, np.radians(9))))
+@dataclass(frozen=True)
+class _Style:
+    """How a sign is made this time: the path's amplitude, its tilt in the picture `(3, 3)` and its offset
+    `(3,)`, a small rotation of the hands `(4,)`, a curl of the fingers `(20,)`, and the course in time: how
+    smoothly it starts and ends (0 .. 1) and where it hurries (two numbers)."""
+
+    amplitude: float
+    tilt: Array
+    offset: Array
+    turn: Array
+    curl: Array
+    smooth: float
+    hurry: Array
 
 
-def _performed(sign: Sign, u: Array, rest: Array, style: tuple[float, Array, Array], curl: Array) -> Array:
-    """The sign's stroke `(T, 2, 27)` at phases `u` in a style; a hand at rest stays there."""
-    amplitude, offset, tilt = style
+def _style(signer: Signer, rng: np.random.Generator) -> _Style:
+    axis, angle = rng.normal(size=3), rng.normal(0, np.radians(11))
+    tilt = matrices(quaternion(np.array([0.0, 0.0, 1.0]), angle))
+    offset = np.array([*signer.shift, 0.0]) + rng.normal(0, 0.05, 3)
+    turn = quaternion(axis / np.linalg.norm(axis), rng.normal(0, np.radians(10)))
+    return _Style(signer.amplitude * rng.uniform(0.75, 1.15), tilt, offset, turn, rng.normal(0, 0.06, 20),
+                  rng.uniform(0.2, 0.9), rng.uniform(-0.06, 0.06, 2))
+
+
+def _performed(sign: Sign, s: Array, rest: Array, style: _Style) -> Array:
+    """Both hands `(T, 2, 27)` of the sign at the times `s` (T,) from 0 to 1; a hand at rest stays there."""
+    u = s + (_ease(s) - s) * style.smooth
+    u = np.clip(u + style.hurry[0] * np.sin(np.pi * s) + style.hurry[1] * np.sin(2 * np.pi * s), 0, 1)
     poses = stroke(sign, u, rest)
     middle = stroke(sign, np.linspace(0, 1, 9), rest)[..., POSITION].mean(axis=0)
     hands = slice(0, 1) if sign.symmetry == "one-handed" else slice(0, 2)
-    place = poses[:, hands, POSITION]
-    side = np.array([[1.0, 1, 1], [-1, 1, 1]])[hands]
-    poses[:, hands, POSITION] = middle[hands] + (place - middle[hands]) * amplitude + offset * side
+    mirror = np.array([[1.0, 1, 1], [-1, 1, 1]])[hands]
+    path = (poses[:, hands, POSITION] - middle[hands]) * mirror * style.amplitude
+    poses[:, hands, POSITION] = middle[hands] + (path @ style.tilt.T + style.offset) * mirror
     turn = poses[:, hands, ROTATION]
-    poses[:, hands, ROTATION] = turned(np.broadcast_to(tilt, turn.shape), turn)
-    poses[:, hands, FINGERS] += curl
+    poses[:, hands, ROTATION] = turned(np.broadcast_to(style.turn, turn.shape), turn)
+    poses[:, hands, FINGERS] += style.curl
     return poses
+
+
+def _fidgets(rng: np.random.Generator, frames: int) -> Array:
+    """Small idle movements of both hands `(T, 2, 3)` at any time, whatever the sign."""
+    clock, moved = np.arange(frames), np.zeros((frames, 2, 3))
+    for _ in range(3):
+        at, width = rng.uniform(0, frames), rng.uniform(3, 6)
+        moved += np.exp(-(((clock - at) / width) ** 2))[:, None, None] * rng.normal(0, 0.07, (2, 3))
+    return moved
 
 
 def _sinusoids(rng: np.random.Generator, frames: int, scale: float, period: tuple[float, float]) -> Array:
@@ -127,32 +153,19 @@ def resting(signer: Signer, rng: np.random.Generator) -> Array:
     return rest
 
 
-@dataclass(frozen=True)
-class _Said:
-    """One sign as it is made this time: style, curl of the fingers, and how smoothly it starts and ends (0 ..
-    1)."""
-
-    sign: Sign
-    style: tuple[float, Array, Array]
-    curl: Array
-    smooth: float
-
-    def at(self, s: Array, rest: Array) -> Array:
-        """Both hands `(T, 2, 27)` at the times `s` (T,) from 0 to 1."""
-        return _performed(self.sign, s + (_ease(s) - s) * self.smooth, rest, self.style, self.curl)
-
-
-def _poses(said: list[_Said], rest: Array, edges: Array, frames: int) -> Array:
+def _poses(said: list[tuple[Sign, _Style]], rest: Array, edges: Array, frames: int) -> Array:
     """Poses `(T, 2, 27)` between the edges (in frames) of rest, approach, sign, transition, ..., retraction,
     rest. A transition runs from where one sign ends to where the next begins, whatever they are:
     coarticulation."""
     poses, clock = np.broadcast_to(rest, (frames, 2, 27)).copy(), np.arange(frames)
-    limits = [(rest, rest), *(tuple(x.at(np.array([0.0, 1.0]), rest)) for x in said), (rest, rest)]
+    ends = [_performed(sign, np.array([0.0, 1.0]), rest, style) for sign, style in said]
+    limits = [(rest, rest), *((end[0], end[1]) for end in ends), (rest, rest)]
     for k, (start, stop) in enumerate(zip(edges[1:-2], edges[2:-1], strict=True)):
         now = (clock >= start) & (clock <= stop)
         s = (clock[now] - start) / (stop - start)
         if k % 2:
-            poses[now] = said[k // 2].at(s, rest)
+            sign, style = said[k // 2]
+            poses[now] = _performed(sign, s, rest, style)
         else:
             poses[now] = blend(limits[k // 2][1], limits[k // 2 + 1][0], _ease(s))
     return poses
@@ -168,9 +181,11 @@ def sentence(signs: list[Sign], signer: Signer, rng: np.random.Generator, frames
     parts = _durations(len(signs), signer.tempo, rng)
     total = frames or max(int(round(parts.sum())), 2)
     edges = np.concatenate([[0], np.cumsum(parts)]) * (total - 1) / parts.sum()
-    said = [_Said(s, _style(signer, rng), rng.normal(0, 0.05, 20), rng.uniform(0.3, 0.8)) for s in signs]
+    said = [(sign, _style(signer, rng)) for sign in signs]
     spans = [(int(np.ceil(edges[2 * k + 2])), int(np.floor(edges[2 * k + 3])) + 1) for k in range(len(signs))]
-    return Motion(_poses(said, rest, edges, total), _body(rng, total), spans)
+    poses = _poses(said, rest, edges, total)
+    poses[..., POSITION] += _fidgets(rng, total)
+    return Motion(poses, _body(rng, total), spans)
 
 
 def _length(signer: Signer, rng: np.random.Generator) -> int:

@@ -1,13 +1,14 @@
 """Isolated signs: one clip, one gloss, a torchvision video classifier and cross-entropy."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from slr import checkpoint, paths, plots
+from slr import checkpoint, paths
 from slr.catalogue import MODELS, builder_of, check_clip
 from slr.config import Config
 from slr.datasets import wlasl
@@ -17,10 +18,11 @@ from slr.loading import EpochBatches, build_loader
 from slr.losses import mixed_cross_entropy
 from slr.metrics import topk
 from slr.models.classifier import Classifier, init_from, parameter_groups
-from slr.models.weights import kinetics_file, from_old
+from slr.models.weights import from_old, kinetics_file
 from slr.paths import Experiment, shown
 from slr.runtime import Runtime
 from slr.task import Sums, Task
+from slr.tasks import isolated_report
 from slr.transforms import Augment, mixup, to_input
 from slr.video import open_source
 
@@ -28,12 +30,17 @@ from slr.video import open_source
 class Isolated(Task):
     """The task `isolated`: batches hold ids, frames (N, T, S, S, 3) uint8, labels (N,) and draws (N, 6)."""
 
+    passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {
+        "test": ("test", {}), "val": ("val", {}), "test_shuff": ("test", {"shuffle": True})}
+
     def __init__(self, config: Config, runtime: Runtime, model: Classifier, classes: list[str]):
         self.config, self.runtime, self.classes = config, runtime, classes
         self.root = paths.data_root(config.data.root)
         self.entry = MODELS[config.model]
+        self.split = config.split  # or, to test elsewhere, the path of a folder with prepared labels
         self.order: list[int] | None = None  # of the frames, where a test shuffles them
         self._clips: dict[str, list[wlasl.Clip]] = {}
+        self._numbers = {gloss: number for number, gloss in enumerate(classes)}
         self.model: Classifier = model.to(runtime.device)
         if _channels_last(config, runtime):
             self.model = self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -57,7 +64,7 @@ class Isolated(Task):
         return {"classes": self.classes, "mean": list(self.entry.mean), "std": list(self.entry.std),
                 "num_frames": data.num_frames, "frame_size": data.frame_size, "crop": data.crop,
                 "eval_resize": data.eval_resize, "subtract_clip_mean": data.subtract_clip_mean,
-                "data_hash": wlasl.data_hash(self.root, self.config.split)}
+                "data_hash": wlasl.data_hash(self.root, self.split)}
 
     def groups(self) -> list[dict[str, Any]]:
         check_clip(self.config.model, self.config.data.num_frames, self.config.data.frame_size,
@@ -71,24 +78,35 @@ class Isolated(Task):
     def clips(self, part: str) -> list[wlasl.Clip]:
         """The clips of a set, read once; none where the split has no such set."""
         if part not in self._clips:
-            self._clips[part] = wlasl.load_clips(self.root, self.config.split, part)
+            self._clips[part] = [self._renumbered(clip) for clip in wlasl.load_clips(self.root, self.split, part)]
         return self._clips[part]
+
+    def _renumbered(self, clip: wlasl.Clip) -> wlasl.Clip:
+        """The clip with this model's number of its gloss, whatever the labels' own order is."""
+        if clip.gloss not in self._numbers:
+            raise Mistake(f"clip {clip.id} has a gloss that this model does not know", clip.gloss,
+                          f"it knows {len(self.classes)} others; test it on the split it was trained on")
+        return replace(clip, label=self._numbers[clip.gloss])
 
     def keep(self, part: str, first: int) -> None:
         """Only the first clips of a set (training.py --overfit and --dry_run)."""
         self._clips[part] = self.clips(part)[:first]
+
+    def load(self, state: dict[str, torch.Tensor], source: str) -> None:
+        """Also takes the old program's names of weights."""
+        checkpoint.load_weights(self.model, from_old(state, self.config.model), source)
 
     def size(self, part: str) -> int:
         return len(self.clips(part))
 
     def loader(self, part: str, train: bool) -> Any:
         data, seed = self.config.data, self.config.experiment.seed
-        source = open_source(data.store, wlasl.videos_folder(self.root, self.config.split),
-                             paths.store(self.root, data.store, self.config.split), data.crop)
+        source = open_source(data.store, wlasl.videos_folder(self.root, self.split),
+                             paths.store(self.root, data.store, self.split), data.crop)
         missing = source.missing(self.clips(part))
         if missing:
             raise Mistake(f"{len(missing)} of {self.size(part)} clips of the {part} set are not there any more",
-                          ", ".join(missing[:5]), f"run python preprocess.py -as {self.config.split} again")
+                          ", ".join(missing[:5]), f"run python preprocess.py -as {self.split} again")
         augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter,
                           self.config.training.mixup) if train else None
         dataset = ClipDataset(self.clips(part), source, num_frames=data.num_frames, frame_size=data.frame_size,
@@ -128,27 +146,27 @@ class Isolated(Task):
         return [{"id": name, "label": label, "logits": logits} for name, label, logits in
                 zip(batch["ids"], labels, output.cpu().numpy().astype(np.float32), strict=True)]
 
+    def vary(self, shuffle: bool = False, seed: int = 42) -> None:
+        """Shuffled frames: one permutation for all clips, from the seed."""
+        self.order = topk.permutation(self.config.data.num_frames, seed) if shuffle else None
+
     def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:
-        """The seed's BaseRes: accuracies as decimals, mean cross-entropy."""
-        return dict(topk.base_result(*_table(records)))
+        """The seed's BaseRes, or with shuffled frames its ShuffRes: accuracies as decimals, mean cross-entropy."""
+        logits, labels = _table(records)
+        if self.order is None:
+            return dict(topk.base_result(logits, labels))
+        return dict(topk.shuffled_result(logits, labels, self.order))
+
+    def summary(self, records: list[dict[str, Any]]) -> str:
+        return isolated_report.summary(*_table(records), self.classes)
 
     def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
-        """The pictures `NAME-{bargraph,confmat,heatmap,signers}.png` that `graphs` asks for, and the confused pairs."""
-        graphs = options.get("graphs", ("bargraph", "confmat", "heatmap"))
+        """predictions.csv, details.json, and the pictures that `graphs` names."""
         logits, labels = _table(records)
-        predicted = topk.ranked(logits, 1)[:, 0]
-        folder.mkdir(parents=True, exist_ok=True)
-        report = topk.per_class(labels, predicted, self.classes)
-        matrix = topk.confusion(labels, predicted, len(self.classes))
-        title = f"{self.config.model} on {self.config.split}, {name}"
-        made = []
-        if "bargraph" in graphs:
-            made.append(plots.per_class_bars(report, self.classes, folder / f"{name}-bargraph.png", title))
-        if "confmat" in graphs:
-            made.append(plots.confusion_matrix(matrix, self.classes, folder / f"{name}-confmat.png", title))
-        if "heatmap" in graphs:
-            made.append(plots.per_class_heatmap(report, self.classes, folder / f"{name}-heatmap.png", title))
-        return made
+        signers = {clip.id: clip.signer for part in self._clips.values() for clip in part}
+        return isolated_report.write(logits, labels, [row["id"] for row in records],
+                                     [signers.get(row["id"]) for row in records], self.classes, folder, name,
+                                     title=f"{self.config.model} on {self.config.split}, {name}", **options)
 
 
 def _table(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +212,7 @@ def _start_from(model: Classifier, where: str, name: str, classes: list[str]) ->
     path = paths.ROOT / Path(where).expanduser()
     parts = where.split("/")
     if len(parts) == 3 and not path.exists():
-        path = Experiment(*parts).newest_checkpoints().checkpoints / "best.pth"
+        path = Experiment(parts[0], parts[1], parts[2]).newest_checkpoints().checkpoints / "best.pth"
     content = checkpoint.load(path)
     if content.get("model", name) != name:
         raise Mistake(f"{shown(path)} is of another model", f"{content['model']}, this is {name}",

@@ -1,0 +1,79 @@
+# `make demo` and `make test` need a machine with Python 3.11 or newer, and nothing else.
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install dev demo test lint quick nightly bench clean distclean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv and install everything that a run needs
+
+dev: $(INSTALLED_DEV)  ## the same, and what lint, types and tests need
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(PY)
+	$(PIP) -e .
+	@$(MAKE) --no-print-directory .check-opencv
+	@touch $@
+
+$(INSTALLED_DEV): pyproject.toml constraints.txt | $(PY)
+	$(PIP) -e '.[dev]'
+	@$(MAKE) --no-print-directory .check-opencv
+	@touch $(INSTALLED) $@
+
+.PHONY: .check-opencv
+.check-opencv:
+	@$(PY) -c 'import cv2' || \
+	  { echo "error: OpenCV cannot be imported; on Debian and Ubuntu: apt-get install libgl1" >&2; exit 2; }
+
+# With -r a finished run is only tested again, an interrupted one goes on, and where there is none a new one starts.
+demo: $(INSTALLED)  ## draw the built-in clips, train S3D on them on the CPU, test it: report and pictures
+	$(PY) code/preprocess.py -as demo
+	$(PY) code/training.py S3D demo 1 -r -na --no_wandb --device cpu
+	$(PY) code/testing.py full S3D demo 1 --device cpu
+	@$(PY) -c 'from slr import paths; run = paths.Experiment("S3D", "demo", "1").run; \
+	  labels = paths.labels(paths.data_root(), "demo"); \
+	  print("report:  ", *(paths.shown(p) for p in sorted(run.glob("results/*.json")))); \
+	  print("pictures:", *(paths.shown(p) for p in [*sorted(run.glob("results/*.png")), \
+	                       *sorted(labels.glob("*.png"))]), sep="\n  ")'
+
+lint: $(INSTALLED_DEV)  ## style and types
+	$(PY) -m ruff check code
+	$(PY) -m mypy
+
+test: lint  ## style, types and every test: what has to pass before anything is merged
+	$(PYTEST)
+
+quick: lint  ## the same without the slow tests
+	$(PYTEST) -m "not slow"
+
+# In folders of its own, so that it is the whole way every time and touches nobody's run.
+nightly: test  ## every test, the whole demo from nothing, and the benchmarks
+	rm -rf build/nightly
+	SLR_DATA=build/nightly/data SLR_RUNS=build/nightly/runs $(MAKE) demo
+	$(MAKE) bench
+
+bench: $(INSTALLED)  ## the benchmarks of loader and training step
+	$(PY) code/benchmarks/loader.py
+	$(PY) code/benchmarks/train_step.py
+
+clean:  ## remove caches and build leftovers; data/ and runs/ stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis code/.hypothesis code/*.egg-info
+	find code -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## and .venv
+	rm -rf $(VENV)

@@ -1,0 +1,308 @@
+"""Test a trained experiment.
+
+    python testing.py full S3D asl100 4                    test, validation, shuffled frames, every graph
+    python testing.py partial S3D asl100 4 test -cm        one set, one graph
+    python testing.py partial S3D asl100 4 val -sf -se     shuffled frames, saved
+    python testing.py full --checkpoint best.pth --set_dir data/WLASL/preprocessed/labels/asl100
+    python testing.py compare S3D/asl100/4 MViTv2_S/asl100/0
+    python testing.py board --csv board.csv
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from slr import config as configuration
+from slr import errors, paths
+from slr.catalogue import MODELS, canonical
+from slr.config import Config
+from slr.errors import Mistake
+from slr.logbook import write_json
+from slr.paths import Experiment, shown
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
+    full = modes.add_parser("full", help="test, validation and shuffled test set, all graphs, saved")
+    partial = modes.add_parser("partial", help="one set, with the graphs that are asked for")
+    for sub in (full, partial):
+        _add_common(sub)
+    partial.add_argument("set", metavar="SET", nargs="?", choices=paths.SETS, help="test, val or train")
+    partial.add_argument("-sf", "--shuffle_frames", action="store_true", help="one permutation for all clips")
+    partial.add_argument("-cn", "--checkpoint_name", default="best.pth", help="if not best.pth")
+    partial.add_argument("-bg", "--bar_graph", action="store_true", help="precision, recall and F1 of each class")
+    partial.add_argument("-cm", "--confusion_matrix", action="store_true")
+    partial.add_argument("-hm", "--heatmap", action="store_true")
+    partial.add_argument("-dy", "--display", action="store_true", help="show the graphs (without a display: save them)")
+    compare = modes.add_parser("compare", help="the paired test of two runs on the same clips")
+    compare.add_argument("runs", nargs=2, metavar="RUN", help="MODEL/SPLIT/EXP_NO, a run folder, or a predictions.csv")
+    compare.add_argument("--json", action="store_true")
+    board = modes.add_parser("board", help="the results of all runs, best first")
+    board.add_argument("split", nargs="?", metavar="SPLIT")
+    board.add_argument("--csv", type=Path, metavar="FILE")
+    return parser.parse_args(words)
+
+
+def _add_common(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("model", metavar="MODEL", nargs="?", help=f"one of {', '.join(MODELS)}; not needed with --checkpoint")
+    add("split", metavar="SPLIT", nargs="?")
+    add("exp_no", metavar="EXP_NO", nargs="?")
+    add("-nf", "--num_frames", type=int, help="instead of the number that the run was trained with")
+    add("-fs", "--frame_size", type=int, help="instead of the size that the run was trained with")
+    add("-se", "--save", action="store_true", help="save the results (full always does)")
+    add("--checkpoint", type=Path, metavar="FILE", help="test this file; it carries its own settings")
+    add("--set_dir", type=Path, metavar="DIR", help="prepared labels to test on, instead of the run's own")
+    add("--out", type=Path, metavar="DIR", help="where results go (default: results/ of the run)")
+    add("--batch_size", type=int, help="changes the speed, never the result")
+    add("--seed", type=int, default=42, help="of the shuffled frames' permutation")
+    add("--device", default="auto", help="cpu, cuda or cuda:N")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="changes", help="change a setting")
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is tested: a checkpoint with its config, and where its results go."""
+
+    file: Path
+    content: dict[str, Any]
+    config: Config
+    results: Path
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+
+def find_subject(args: argparse.Namespace) -> Subject:
+    """The checkpoint that the words name, with the settings it carries (an old one's come from its .ini)."""
+    from slr import checkpoint
+
+    if args.checkpoint:
+        file, results = args.checkpoint, args.checkpoint.parent / "results"
+        if file.parent.name.startswith("checkpoints"):
+            results = file.parent.parent / file.parent.name.replace("checkpoints", "results")
+        experiment = None
+    else:
+        if not (args.model and args.split and args.exp_no):
+            raise Mistake("which experiment?", "MODEL SPLIT EXP_NO are not all there",
+                          "give them, or --checkpoint FILE")
+        experiment = Experiment(canonical(args.model), args.split, args.exp_no).newest_checkpoints()
+        folder, results = experiment.checkpoints, experiment.results
+        if not folder.is_dir() and (experiment.old_run / "checkpoints").is_dir():
+            folder, results = experiment.old_run / "checkpoints", experiment.old_run / "results"
+        file = folder / getattr(args, "checkpoint_name", "best.pth")
+    content = checkpoint.load(file)
+    config = _settings(args, content, experiment, file)
+    return Subject(file, content, config, args.out or results)
+
+
+def _settings(args: argparse.Namespace, content: dict[str, Any], experiment: Experiment | None, file: Path) -> Config:
+    changes = dict(_split(change) for change in args.changes)
+    for key, value in (("data.num_frames", args.num_frames), ("data.frame_size", args.frame_size),
+                       ("training.batch_size", args.batch_size)):
+        if value is not None:
+            changes[key] = str(value)
+    if "config" in content:
+        config = configuration.config_from_dict(content["config"])
+        named = Experiment(config.model, config.split, config.exp_no)
+        return configuration.parse_config(config.as_ini(), named, changes, source=shown(file))
+    if experiment is None:
+        raise Mistake(f"{shown(file)} does not carry its settings", "it is the old program's",
+                      "name its experiment: MODEL SPLIT EXP_NO with its .ini")
+    info = file.parent.parent / "data_info.json"
+    trained = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}
+    known = {f"data.{key}": str(trained[key]) for key in ("num_frames", "frame_size") if key in trained}
+    return configuration.read_config(experiment, {**known, **changes})
+
+
+def _split(change: str) -> tuple[str, str]:
+    name, equals, value = change.partition("=")
+    if not equals or "." not in name:
+        raise Mistake("--set takes SECTION.KEY=VALUE", repr(change), "for example --set data.store=jpeg")
+    return name.strip(), value.strip()
+
+
+def build(args: argparse.Namespace, subject: Subject) -> tuple[Any, Any]:
+    """(the task with the checkpoint's weights, the runtime); pretrained weights are never fetched."""
+    from slr.runtime import Runtime
+    from slr.task import build_task
+
+    runtime = Runtime.start(args.device, args.seed)
+    config = dataclasses.replace(subject.config, model_params=dataclasses.replace(
+        subject.config.model_params, pretrained=False, weights="", init_from=""))
+    task = build_task(config, runtime, subject.content.get("meta"))
+    if args.set_dir:
+        if not args.set_dir.is_dir():
+            raise Mistake("--set_dir is no folder", str(args.set_dir), "give a folder that preprocess.py wrote labels to")
+        task.split = str(args.set_dir.resolve())
+    task.load(subject.content["model_state_dict"], shown(subject.file))
+    return task, runtime
+
+
+def run_set(task: Any, runtime: Any, config: Config, part: str, **options: Any) -> list[dict[str, Any]]:
+    """The records of one set."""
+    from slr import engine
+
+    task.vary(**options)
+    loader = task.loader(part, train=False)
+    try:
+        return engine.evaluate(task, loader, runtime, dtype=runtime.precision(config.training.precision),
+                               bar=sys.stderr.isatty(), decode=True)[1]
+    finally:
+        loader.close()
+
+
+def full(args: argparse.Namespace) -> int:
+    """Every pass of the task, the report of the test set, and CompRes in best_val_loss.json."""
+    subject = find_subject(args)
+    task, runtime = build(args, subject)
+    trained = subject.content.get("metrics", {}).get("val") or {}
+    result: dict[str, Any] = {
+        "check_name": "best_val" if subject.name == "best" else subject.name,
+        "best_val_acc": 100 * trained["acc"] if "acc" in trained else None, "best_val_loss": trained.get("loss")}
+    made: list[Path] = []
+    for name, (part, options) in task.passes.items():
+        if not task.size(part):
+            _no_set(part)
+            result[name] = None
+            continue
+        records = run_set(task, runtime, subject.config, part, **options, **({"seed": args.seed} if options else {}))
+        result[name] = task.score(records)
+        print(f"\n{name}: {task.summary(records)}")
+        if name == part:
+            graphs = {} if part == "test" else {"graphs": ()}
+            made += task.report(records, subject.results, f"{subject.name}_{part}", **graphs)
+    _compare_with_training(result, trained)
+    file = subject.results / ("best_val_loss.json" if subject.name == "best" else f"{subject.name}.json")
+    write_json(file, result)
+    print(json.dumps(result, indent=1))
+    print("\n".join(f"written: {shown(path)}" for path in [file, *made]))
+    return 0
+
+
+def _no_set(part: str) -> None:
+    if part != "val":
+        raise Mistake(f"the {part} set is empty", "0 clips", "see report.json of preprocess.py")
+    print("note: there is no validation set: best is the last epoch, CompRes.val is null", file=sys.stderr)
+
+
+def _compare_with_training(result: dict[str, Any], trained: dict[str, float]) -> None:
+    """Training and testing must agree on the validation set: the reason why a CompRes holds it twice."""
+    val = result.get("val")
+    if not val or not trained:
+        return
+    accuracy, loss = 100 * val["top_k_per_instance_acc"]["top1"], val["average_loss"]
+    if abs(accuracy - result["best_val_acc"]) > 0.5 or abs(loss - trained["loss"]) > 0.01 * max(1.0, trained["loss"]):
+        print(f"warning: training reported {result['best_val_acc']:.2f} % and loss {trained['loss']:.4f} on the "
+              f"validation set, testing finds {accuracy:.2f} % and {loss:.4f}: the data, the settings or the "
+              "precision differ", file=sys.stderr)
+
+
+def partial(args: argparse.Namespace) -> int:
+    """One set; BaseRes or ShuffRes."""
+    if args.checkpoint and not args.set:  # `partial --checkpoint FILE test`: the only word is the set
+        args.set, args.model = args.model, None
+    if args.set not in paths.SETS:
+        raise Mistake("which set?", repr(args.set), "give test, val or train")
+    subject = find_subject(args)
+    task, runtime = build(args, subject)
+    if not task.size(args.set):
+        raise Mistake(f"the {args.set} set is empty", "0 clips", "see report.json of preprocess.py")
+    records = run_set(task, runtime, subject.config, args.set, shuffle=args.shuffle_frames, seed=args.seed)
+    result = task.score(records)
+    print(f"{args.set}: {task.summary(records)}\n{json.dumps(result, indent=1)}")
+    graphs = tuple(name for name, wanted in (("bargraph", args.bar_graph), ("confmat", args.confusion_matrix),
+                                             ("heatmap", args.heatmap)) if wanted)
+    ending = "_shuffled" if args.shuffle_frames else ""
+    made = []
+    if args.save:
+        made.append(subject.results / f"{subject.name}_{args.set}-top-k{ending}.json")
+        write_json(made[0], result)
+    if args.save or graphs:
+        made += task.report(records, subject.results, f"{subject.name}_{args.set}{ending}", graphs=graphs)
+    if args.display:
+        from slr import plots
+
+        plots.show([path for path in made if path.suffix == ".png"])
+    print("\n".join(f"written: {shown(path)}" for path in made))
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """The exact McNemar test and the bootstrap of the difference in top-1 accuracy."""
+    from slr.metrics import topk
+    from slr.tasks.isolated_report import read_predictions
+
+    a, b = (read_predictions(_predictions(run)) for run in args.runs)
+    found = topk.compare([r < 1 for r in a["ranks"]], [r < 1 for r in b["ranks"]], a["ids"], b["ids"])
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    low, high = found["interval"]
+    print(f"{args.runs[0]}: {100 * found['acc_a']:.1f} %   {args.runs[1]}: {100 * found['acc_b']:.1f} %   "
+          f"({found['clips']} clips)\ndifference {100 * found['difference']:+.1f} points "
+          f"[{100 * low:+.1f}, {100 * high:+.1f}], p = {found['p_value']:.3g} (exact McNemar)\n"
+          f"both right {found['both']}, only the first {found['only_a']}, only the second {found['only_b']}, "
+          f"neither {found['neither']}")
+    return 0
+
+
+def _predictions(run: str) -> Path:
+    """The test predictions of a run, however it is named."""
+    parts = run.split("/")
+    path = Path(run)
+    if len(parts) == 3 and not path.exists():
+        path = Experiment(canonical(parts[0]), parts[1], parts[2]).newest_checkpoints().results
+    for candidate in (path, path / "best_test-predictions.csv", path / "results" / "best_test-predictions.csv"):
+        if candidate.is_file():
+            return candidate
+    raise Mistake("this run has no predictions", shown(path), "run testing.py full for it first")
+
+
+def board(args: argparse.Namespace) -> int:
+    """All runs that testing.py full has been through, best test top-1 first within a split."""
+    rows = []
+    for file in sorted(paths.runs_root().glob(f"{args.split or '*'}/*/results*/best_val_loss.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        instance, average = (result["test"][k] for k in ("top_k_per_instance_acc", "top_k_average_per_class_acc"))
+        rows.append({"split": file.parents[2].name, "run": file.parents[1].name,
+                     **{f"top{k}": round(100 * instance[f"top{k}"], 2) for k in (1, 5, 10)},
+                     "top1_per_class": round(100 * average["top1"], 2), "val_acc": result["best_val_acc"],
+                     "shuffled_top1": round(100 * result["test_shuff"]["top_k_per_instance_acc"]["top1"], 2)})
+    if not rows:
+        raise Mistake("there are no results", shown(paths.runs_root()), "run testing.py full MODEL SPLIT EXP_NO first")
+    rows.sort(key=lambda row: (row["split"], -row["top1"]))
+    if args.csv:
+        _write_csv(rows, args.csv)
+    widths = {key: max(len(key), *(len(_cell(row[key])) for row in rows)) for key in rows[0]}
+    print("  ".join(key.ljust(width) for key, width in widths.items()))
+    for row in rows:
+        print("  ".join(_cell(row[key]).ljust(width) for key, width in widths.items()))
+    return 0
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    import csv
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def main(words: list[str] | None = None) -> int:
+    args = parse_arguments(words)
+    return {"full": full, "partial": partial, "compare": compare, "board": board}[args.mode](args)
+
+
+if __name__ == "__main__":
+    errors.run(main)

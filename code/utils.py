@@ -1,0 +1,161 @@
+"""Clean up the runs: keep the best and the last checkpoint of each checkpoint folder, remove the others.
+
+    python utils.py                     lists what would go, then asks
+    python utils.py --dry_run           lists only
+    python utils.py -da                 asks nothing
+    python utils.py -re                 and removes run folders that hold no checkpoint at all
+    python utils.py -rf .csv heatmap.png     and removes files of the runs that end so
+
+best*.pth, resume.pth and the last numbered checkpoint always stay, and so does every file of a run whose status.json
+says that it is running. The old program's run folders (MODEL_expNNN) are cleaned as well.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slr import errors, paths
+from slr.errors import Mistake
+from slr.paths import shown
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("-da", "--dont_ask", action="store_true", help="remove without asking")
+    add("-re", "--remove_empty", action="store_true", help="also run folders without any checkpoint")
+    add("-rf", "--remove_files", nargs="+", default=[], metavar="SUFFIX", help="also files that end so, such as .csv")
+    add("--dry_run", action="store_true", help="list what would go; remove nothing")
+    args = parser.parse_args(words)
+    for suffix in args.remove_files:
+        if suffix.endswith(".pth") or ".pth".endswith(suffix):
+            raise Mistake("-rf removes no checkpoints", repr(suffix), "leave it out: the others are found by themselves")
+    return args
+
+
+@dataclass
+class Sweep:
+    """What goes: files with their sizes, and whole folders; `running` runs are left alone."""
+
+    files: dict[Path, int] = field(default_factory=dict)
+    folders: dict[Path, int] = field(default_factory=dict)
+    running: list[Path] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values()) + sum(self.folders.values())
+
+
+def is_running(run: Path) -> bool:
+    """What status.json says; one that cannot be read may belong to a run that is."""
+    try:
+        status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return not isinstance(status, dict) or status.get("state") in ("starting", "running")
+
+
+def find_runs(root: Path) -> list[Path]:
+    """The run folders `root/SPLIT/RUN`, by name; links are not followed."""
+    return sorted(run for split in root.glob("*") if split.is_dir() and not split.is_symlink()
+                  for run in split.iterdir() if run.is_dir() and not run.is_symlink())
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """`checkpoints` and the enumerated `checkpoints.1`, … of a run."""
+    return sorted(p for p in run.glob("checkpoints*") if p.is_dir() and not p.is_symlink())
+
+
+def superfluous(folder: Path) -> list[Path]:
+    """The numbered checkpoints of a folder but the last, by number, and what a kill left half written."""
+    from slr.checkpoint import numbered
+
+    return [*list(numbered(folder).values())[:-1], *sorted(folder.glob(".*.pth.*.part"))]
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in sorted(names)]
+
+
+def size_of(path: Path) -> int:
+    return path.lstat().st_size
+
+
+def look(root: Path, remove_empty: bool = False, suffixes: tuple[str, ...] = ()) -> Sweep:
+    """Everything under `root` that the options let go."""
+    sweep = Sweep()
+    for run in find_runs(root):
+        if is_running(run):
+            sweep.running.append(run)
+            continue
+        files = files_of(run)
+        if remove_empty and not any(path.suffix == ".pth" for path in files):
+            sweep.folders[run] = sum(map(size_of, files))
+            continue
+        going = [path for folder in checkpoint_folders(run) for path in superfluous(folder)]
+        going += [path for path in files if suffixes and path.name.endswith(suffixes)]
+        sweep.files.update((path, size_of(path)) for path in going)
+    return sweep
+
+
+def show(sweep: Sweep) -> None:
+    for run in sweep.running:
+        print(f"left alone: {shown(run)} is running, or its status.json says so")
+    for path, size in {**sweep.files, **sweep.folders}.items():
+        print(f"{size:>15,}  {shown(path)}{'/' * (path in sweep.folders)}")
+
+
+def sweep_up(sweep: Sweep, root: Path) -> int:
+    """Remove what is listed, but nothing of a run that was started meanwhile; the bytes freed."""
+    freed = 0
+    for path, size in {**sweep.files, **sweep.folders}.items():
+        if is_running(root.joinpath(*path.relative_to(root).parts[:2])):
+            print(f"left alone: {shown(path)}: its run was started meanwhile")
+            continue
+        try:
+            shutil.rmtree(path) if path in sweep.folders else path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Mistake(f"{shown(path)} cannot be removed", error.strerror or str(error),
+                          f"{freed:,} bytes were freed before it; mend that and start again") from None
+        freed += size
+    return freed
+
+
+def main(words: list[str] | None = None) -> int:
+    args, root = parse_arguments(words), paths.runs_root()
+    if not root.is_dir():
+        raise Mistake("there are no runs", f"{shown(root)} is no folder", "$SLR_RUNS names another place")
+    sweep = look(root, args.remove_empty, tuple(args.remove_files))
+    show(sweep)
+    if not sweep.files and not sweep.folders:
+        print("nothing to remove: 0 bytes freed")
+        return 0
+    what = f"{len(sweep.files)} files and {len(sweep.folders)} folders, {sweep.bytes:,} bytes"
+    if args.dry_run:
+        print(f"dry run: {what} would go; 0 bytes freed")
+        return 0
+    if not args.dont_ask:
+        confirm(what)
+    print(f"freed {sweep_up(sweep, root):,} bytes")
+    return 0
+
+
+def confirm(what: str) -> None:
+    if not sys.stdin.isatty():
+        raise Mistake("nobody is there to ask", "the input is no terminal", "-da removes without asking")
+    try:
+        answer = input(f"Remove {what}: y/n: ")
+    except (EOFError, KeyboardInterrupt):
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise Mistake("cancelled", "nothing was removed")
+
+
+if __name__ == "__main__":
+    errors.run(main)
