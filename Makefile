@@ -23,7 +23,8 @@ dev: $(INSTALLED_DEV)  ## the same, and what lint, types and tests need
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "error: no .venv was made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
 $(INSTALLED): pyproject.toml constraints.txt | $(PY)
 	$(PIP) -e .

@@ -9,19 +9,18 @@
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from slr import config as configuration
 from slr import errors, paths
 from slr.catalogue import MODELS, canonical
-from slr.config import Config
+from slr.config import Config, read_changes
 from slr.errors import Mistake
 from slr.logbook import write_json
 from slr.paths import Experiment, shown
+from slr.trained import Trained, find_trained, rebuild
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -64,84 +63,15 @@ def _add_common(sub: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="changes", help="change a setting")
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is tested: a checkpoint with its config, and where its results go."""
-
-    file: Path
-    content: dict[str, Any]
-    config: Config
-    results: Path
-
-    @property
-    def name(self) -> str:
-        return self.file.stem
-
-
-def find_subject(args: argparse.Namespace) -> Subject:
+def find_subject(args: argparse.Namespace) -> Trained:
     """The checkpoint that the words name, with the settings it carries (an old one's come from its .ini)."""
-    from slr import checkpoint
-
-    if args.checkpoint:
-        file, results = args.checkpoint, args.checkpoint.parent / "results"
-        if file.parent.name.startswith("checkpoints"):
-            results = file.parent.parent / file.parent.name.replace("checkpoints", "results")
-        experiment = None
-    else:
-        if not (args.model and args.split and args.exp_no):
-            raise Mistake("which experiment?", "MODEL SPLIT EXP_NO are not all there",
-                          "give them, or --checkpoint FILE")
-        experiment = Experiment(canonical(args.model), args.split, args.exp_no).newest_checkpoints()
-        folder, results = experiment.checkpoints, experiment.results
-        if not folder.is_dir() and (experiment.old_run / "checkpoints").is_dir():
-            folder, results = experiment.old_run / "checkpoints", experiment.old_run / "results"
-        file = folder / getattr(args, "checkpoint_name", "best.pth")
-    content = checkpoint.load(file)
-    config = _settings(args, content, experiment, file)
-    return Subject(file, content, config, args.out or results)
-
-
-def _settings(args: argparse.Namespace, content: dict[str, Any], experiment: Experiment | None, file: Path) -> Config:
-    changes = dict(_split(change) for change in args.changes)
+    changes = read_changes(args.changes)
     for key, value in (("data.num_frames", args.num_frames), ("data.frame_size", args.frame_size),
                        ("training.batch_size", args.batch_size)):
         if value is not None:
             changes[key] = str(value)
-    if "config" in content:
-        config = configuration.config_from_dict(content["config"])
-        named = Experiment(config.model, config.split, config.exp_no)
-        return configuration.parse_config(config.as_ini(), named, changes, source=shown(file))
-    if experiment is None:
-        raise Mistake(f"{shown(file)} does not carry its settings", "it is the old program's",
-                      "name its experiment: MODEL SPLIT EXP_NO with its .ini")
-    info = file.parent.parent / "data_info.json"
-    trained = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}
-    known = {f"data.{key}": str(trained[key]) for key in ("num_frames", "frame_size") if key in trained}
-    return configuration.read_config(experiment, {**known, **changes})
-
-
-def _split(change: str) -> tuple[str, str]:
-    name, equals, value = change.partition("=")
-    if not equals or "." not in name:
-        raise Mistake("--set takes SECTION.KEY=VALUE", repr(change), "for example --set data.store=jpeg")
-    return name.strip(), value.strip()
-
-
-def build(args: argparse.Namespace, subject: Subject) -> tuple[Any, Any]:
-    """(the task with the checkpoint's weights, the runtime); pretrained weights are never fetched."""
-    from slr.runtime import Runtime
-    from slr.task import build_task
-
-    runtime = Runtime.start(args.device, args.seed)
-    config = dataclasses.replace(subject.config, model_params=dataclasses.replace(
-        subject.config.model_params, pretrained=False, weights="", init_from=""))
-    task = build_task(config, runtime, subject.content.get("meta"))
-    if args.set_dir:
-        if not args.set_dir.is_dir():
-            raise Mistake("--set_dir is no folder", str(args.set_dir), "give a folder that preprocess.py wrote labels to")
-        task.split = str(args.set_dir.resolve())
-    task.load(subject.content["model_state_dict"], shown(subject.file))
-    return task, runtime
+    return find_trained(args.model, args.split, args.exp_no, args.checkpoint, changes,
+                        name=getattr(args, "checkpoint_name", "best.pth"), results=args.out)
 
 
 def run_set(task: Any, runtime: Any, config: Config, part: str, **options: Any) -> list[dict[str, Any]]:
@@ -160,7 +90,7 @@ def run_set(task: Any, runtime: Any, config: Config, part: str, **options: Any) 
 def full(args: argparse.Namespace) -> int:
     """Every pass of the task, the report of the test set, and CompRes in best_val_loss.json."""
     subject = find_subject(args)
-    task, runtime = build(args, subject)
+    task, runtime = rebuild(subject, args.device, args.seed, args.set_dir)
     trained = subject.content.get("metrics", {}).get("val") or {}
     result: dict[str, Any] = {
         "check_name": "best_val" if subject.name == "best" else subject.name,
@@ -210,7 +140,7 @@ def partial(args: argparse.Namespace) -> int:
     if args.set not in paths.SETS:
         raise Mistake("which set?", repr(args.set), "give test, val or train")
     subject = find_subject(args)
-    task, runtime = build(args, subject)
+    task, runtime = rebuild(subject, args.device, args.seed, args.set_dir)
     if not task.size(args.set):
         raise Mistake(f"the {args.set} set is empty", "0 clips", "see report.json of preprocess.py")
     records = run_set(task, runtime, subject.config, args.set, shuffle=args.shuffle_frames, seed=args.seed)

@@ -51,17 +51,13 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def merged_config(args: argparse.Namespace, experiment: Experiment, file: Path | None) -> Config:
-    changes = {}
-    for change in args.changes:
-        name, equals, value = change.partition("=")
-        if not equals or "." not in name:
-            raise Mistake("--set takes SECTION.KEY=VALUE", repr(change), "for example --set training.batch_size=4")
-        changes[name.strip()] = value.strip()
+    changes = configuration.read_changes(args.changes)
     if args.seed is not None:
         changes["experiment.seed"] = str(args.seed)
     config = configuration.read_config(experiment, changes, file)
     if args.dataset and args.dataset.lower() not in (_dataset(config), "wlasl"):
-        raise Mistake("-ds does not fit SPLIT", f"{args.dataset}, {config.split} is {_dataset(config)}", "leave -ds out")
+        raise Mistake("-ds does not fit SPLIT", f"{args.dataset}, {config.split} is {_dataset(config)}",
+                      "leave -ds out")
     return config
 
 

@@ -6,8 +6,8 @@
     python utils.py -re                 and removes run folders that hold no checkpoint at all
     python utils.py -rf .csv heatmap.png     and removes files of the runs that end so
 
-best*.pth, resume.pth and the last numbered checkpoint always stay, and so does every file of a run whose status.json
-says that it is running. The old program's run folders (MODEL_expNNN) are cleaned as well.
+best*.pth, resume.pth and the last numbered checkpoint always stay, and so does every file of a run whose
+status.json says that it is running. The old program's run folders (MODEL_expNNN) are cleaned as well.
 """
 
 import argparse
@@ -24,16 +24,17 @@ from slr.paths import shown
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("-da", "--dont_ask", action="store_true", help="remove without asking")
     add("-re", "--remove_empty", action="store_true", help="also run folders without any checkpoint")
-    add("-rf", "--remove_files", nargs="+", default=[], metavar="SUFFIX", help="also files that end so, such as .csv")
+    add("-rf", "--remove_files", nargs="+", default=[], metavar="SUFFIX", help="also files that end so")
     add("--dry_run", action="store_true", help="list what would go; remove nothing")
     args = parser.parse_args(words)
     for suffix in args.remove_files:
         if suffix.endswith(".pth") or ".pth".endswith(suffix):
-            raise Mistake("-rf removes no checkpoints", repr(suffix), "leave it out: the others are found by themselves")
+            raise Mistake("-rf removes no checkpoints", repr(suffix), "they are found without it")
     return args
 
 

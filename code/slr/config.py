@@ -230,6 +230,17 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     return dataclasses.replace(config, notices=tuple(notices))
 
 
+def read_changes(words: list[str]) -> dict[str, str]:
+    """What --set was given: ["section.key=value"] -> {"section.key": "value"}."""
+    changes = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or "." not in name:
+            raise Mistake("--set takes SECTION.KEY=VALUE", repr(word), "for example --set training.batch_size=4")
+        changes[name.strip()] = value.strip()
+    return changes
+
+
 def config_from_dict(plain: dict[str, Any]) -> Config:
     """The config that a checkpoint carries (`Config.as_dict()`); keys this version does not know are left out."""
     sections: dict[str, Any] = {}

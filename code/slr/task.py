@@ -23,11 +23,13 @@ class Task:
     """What `engine.fit` and `engine.evaluate` need to know.
 
     model: all that trains; the engine wraps it (DDP, compile, EMA).
+    split: whose prepared labels `loader` reads; or the path of a folder with labels.
     weights: of the named losses in the total; a name that `losses` gives and `weights` lacks is only reported.
     passes: of a full test, {name in the result: (set, options of `vary`)}.
     """
 
     model: nn.Module
+    split: str
     weights: ClassVar[dict[str, float]] = {"loss": 1.0}
     passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {"test": ("test", {}), "val": ("val", {})}
 

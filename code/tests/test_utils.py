@@ -30,8 +30,8 @@ def names(folder: Path) -> list[str]:
 
 
 def test_keeps_the_best_and_the_last_by_number(runs, capsys):
-    folder = fill(runs / "asl100" / "S3D_004" / "checkpoints", "best.pth", "best_acc.pth", "checkpoint_005.pth",
-                  "checkpoint_99.pth", "checkpoint_0100.pth", "checkpoint_010.pth")
+    folder = fill(runs / "asl100" / "S3D_004" / "checkpoints", "best.pth", "best_acc.pth",
+                  "checkpoint_005.pth", "checkpoint_99.pth", "checkpoint_0100.pth", "checkpoint_010.pth")
     assert utils.main(["-da"]) == 0
     assert names(folder) == ["best.pth", "best_acc.pth", "checkpoint_0100.pth"]
     assert "freed 30 bytes" in capsys.readouterr().out
@@ -96,7 +96,8 @@ def test_a_run_that_starts_meanwhile_is_left_alone(runs, capsys):
 
 
 def test_dry_run_lists_and_removes_nothing(runs, capsys):
-    folder = fill(runs / "demo" / "S3D_001" / "checkpoints", "checkpoint_005.pth", "checkpoint_010.pth", size=1234)
+    folder = runs / "demo" / "S3D_001" / "checkpoints"
+    fill(folder, "checkpoint_005.pth", "checkpoint_010.pth", size=1234)
     assert utils.main(["--dry_run", "-da"]) == 0
     out = capsys.readouterr().out
     assert len(names(folder)) == 2
@@ -116,7 +117,8 @@ def test_remove_empty_takes_runs_without_any_checkpoint(runs):
 def test_remove_files_by_their_ending(runs):
     run = runs / "demo" / "S3D_001"
     fill(run / "checkpoints", "best.pth")
-    fill(run / "results", "best_test-heatmap.png", "best_test-confmat.png", "predictions.csv", "best_val_loss.json")
+    fill(run / "results", "best_test-heatmap.png", "best_test-confmat.png", "predictions.csv",
+         "best_val_loss.json")
     utils.main(["-da", "-rf", ".csv", "heatmap.png"])
     assert names(run / "results") == ["best_test-confmat.png", "best_val_loss.json"]
 

@@ -43,7 +43,7 @@ class Isolated(Task):
         self._numbers = {gloss: number for number, gloss in enumerate(classes)}
         self.model: Classifier = model.to(runtime.device)
         if _channels_last(config, runtime):
-            self.model = self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            self.model = self.model.to(memory_format=torch.channels_last_3d)
 
     @classmethod
     def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "Isolated":
@@ -106,7 +106,8 @@ class Isolated(Task):
         missing = source.missing(self.clips(part))
         if missing:
             raise Mistake(f"{len(missing)} of {self.size(part)} clips of the {part} set are not there any more",
-                          ", ".join(missing[:5]), f"run python preprocess.py -as {self.split} again")
+                          ", ".join(missing[:5]), f"run python preprocess.py -as {self.split}"
+                          + (f" --store {data.store}" if data.store != "video" else "") + " again")
         augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter,
                           self.config.training.mixup) if train else None
         dataset = ClipDataset(self.clips(part), source, num_frames=data.num_frames, frame_size=data.frame_size,
@@ -146,7 +147,7 @@ class Isolated(Task):
         return [{"id": name, "label": label, "logits": logits} for name, label, logits in
                 zip(batch["ids"], labels, output.cpu().numpy().astype(np.float32), strict=True)]
 
-    def vary(self, shuffle: bool = False, seed: int = 42) -> None:
+    def vary(self, *, shuffle: bool = False, seed: int = 42, **options: Any) -> None:
         """Shuffled frames: one permutation for all clips, from the seed."""
         self.order = topk.permutation(self.config.data.num_frames, seed) if shuffle else None
 

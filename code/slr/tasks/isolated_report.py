@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: list[str]) -> str:
     """Accuracies in per cent with their 95 % bootstrap intervals, chance beside them. logits (N, K), labels (N,)."""
     ranks = topk.ranks_of(logits, labels)
     spans = topk.intervals(ranks, labels)
-    figures = {"top_k_per_instance_acc": topk.per_instance(ranks),
-               "top_k_average_per_class_acc": topk.average_per_class(ranks, labels)}
+    figures: dict[str, Mapping[str, Any]] = {
+        "top_k_per_instance_acc": topk.per_instance(ranks),
+        "top_k_average_per_class_acc": topk.average_per_class(ranks, labels)}
     lines = [f"{len(labels)} clips, {len(set(labels.tolist()))} of {len(classes)} classes, "
              f"loss {topk.average_loss(logits, labels):.3f}"]
     for k in topk.KS:
         parts = [f"top-{k:<2}"]
         for name, words in (("top_k_per_instance_acc", "per instance"), ("top_k_average_per_class_acc", "per class")):
             low, high = spans[name][f"top{k}"]
-            value = dict(figures[name])[f"top{k}"]
+            value = figures[name][f"top{k}"]
             parts.append(f"{words} {100 * value:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
         lines.append("  ".join([*parts, f"chance {100 * min(k, len(classes)) / len(classes):.1f} %"]))
     return "\n".join(lines)
