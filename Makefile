@@ -48,7 +48,7 @@ demo: $(INSTALLED)  ## draw the built-in clips, train S3D on them on the CPU, te
 	$(PY) code/testing.py full S3D demo 1 --device cpu
 	@$(PY) -c 'from slr import paths; run = paths.Experiment("S3D", "demo", "1").run; \
 	  labels = paths.labels(paths.data_root(), "demo"); \
-	  print("report:  ", *(paths.shown(p) for p in sorted(run.glob("results/*.json")))); \
+	  print("report:  ", paths.shown(run / "results" / "best_val_loss.json")); \
 	  print("pictures:", *(paths.shown(p) for p in [*sorted(run.glob("results/*.png")), \
 	                       *sorted(labels.glob("*.png"))]), sep="\n  ")'
 

@@ -21,7 +21,7 @@ from slr import errors, paths
 from slr.errors import Interrupted, Mistake, NothingToTrainOn
 
 
-def parser() -> argparse.ArgumentParser:
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = p.add_argument
     add("-as", "--asl_split", nargs="+", required=True, metavar="SPLIT", help="asl100, demo, ...")
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--replace", action="store_true", help="write over labels that were made from something else")
     add("--data", default="", metavar="ROOT", help="the data folder, if neither data/ nor $SLR_DATA")
     add("--seed", type=int, default=42, help="of the built-in data")
-    return p
+    return p.parse_args(words)
 
 
 def _positive(text: str) -> int:
@@ -135,7 +135,7 @@ def write(prepared: Any, labels: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args = parse_arguments(argv)
     check(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

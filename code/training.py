@@ -8,10 +8,12 @@
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,20 +139,21 @@ def plan_of(config: Config, runtime: Any) -> Any:
         bar=sys.stderr.isatty())
 
 
-def open_book(args: argparse.Namespace, config: Config, experiment: Experiment, runtime: Any, classes: int,
-              wandb_id: str | None) -> logbook.Logbook:
-    listeners: list[Any] = []
-    if runtime.main and not args.no_wandb:
+def listen(args: argparse.Namespace, config: Config, experiment: Experiment, book: logbook.Logbook, classes: int,
+           wandb_id: str | None) -> None:
+    """wandb and TensorBoard hear of the run where they are wanted."""
+    if not book.writes:
+        return
+    if not args.no_wandb:
         project = args.project or (f"WLASL-{classes}" if _dataset(config) == "wlasl" and config.split.startswith("asl")
                                    else config.split)
         run_id = args.run_id or wandb_id
-        listeners.append(logbook.start_wandb(
+        book.listen(logbook.start_wandb(
             experiment.run, project=project, entity=args.entity, id=run_id, resume="allow" if run_id else None,
             name=f"{config.model}_{config.split}_exp{experiment.number}", config=config.as_dict(),
             tags=[config.split, config.model, f"exp-{experiment.number}", *args.tags]))
-    if runtime.main and config.training.tensorboard:
-        listeners.append(logbook.TensorBoard(experiment.run / "tensorboard"))
-    return logbook.Logbook(experiment.run, config.training.max_epoch, tuple(listeners), writes=runtime.main)
+    if config.training.tensorboard:
+        book.listen(logbook.TensorBoard(experiment.run / "tensorboard"))
 
 
 def write_facts(config: Config, experiment: Experiment) -> None:
@@ -160,58 +163,20 @@ def write_facts(config: Config, experiment: Experiment) -> None:
                        {"num_frames": config.data.num_frames, "frame_size": config.data.frame_size})
 
 
-def train(args: argparse.Namespace, config: Config, experiment: Experiment) -> None:
-    """Build everything, go on where -r says so, fit, and draw the curves."""
-    from slr import checkpoint, engine
-    from slr.runtime import Runtime
-    from slr.task import build_task
-
-    runtime = Runtime.start(args.device, config.experiment.seed, config.training.deterministic)
-    try:
-        last = checkpoint.newest(experiment.checkpoints) if args.recover else None
-        content = checkpoint.load(last) if last else None
-        task = build_task(config, runtime, content.get("meta") if content else None)
-        if args.overfit:
-            for part in ("train", "val"):
-                task.keep(part, args.overfit)
-        if args.dry_run:
-            from slr import rehearsal
-
-            print(rehearsal.rehearse(task, plan_of(config, runtime), runtime))
-            return
-        training = engine.start(task, plan_of(config, runtime), runtime)
-        meta = task.meta()
-        resume = content.get("resume", {}) if content else {}
-        if content:
-            assert last is not None
-            training.load(content, shown(last))
-            _check_data(content, meta, last)
-        runtime.wait()
-        if runtime.main:
-            write_facts(config, experiment)
-        book = open_book(args, config, experiment, runtime, len(meta.get("classes", ())), resume.get("wandb_id"))
-        _fit(training, book, meta, config, experiment)
-    finally:
-        runtime.close()
+def put_by(experiment: Experiment) -> None:
+    """The records that -ec would write over are copied beside the checkpoints that they are about."""
+    older = dataclasses.replace(experiment, checkpoint_set=experiment.checkpoint_set - 1).checkpoints
+    for name in ("config.ini", "log.jsonl", "status.json"):
+        if older.is_dir() and (experiment.run / name).exists() and not (older / name).exists():
+            shutil.copy2(experiment.run / name, older / name)
 
 
-def _check_data(content: dict[str, Any], meta: dict[str, Any], last: Path) -> None:
-    if content.get("data_hash") and content["data_hash"] != meta["data_hash"]:
-        raise Mistake("the data changed since this run began", f"{shown(last)} was trained on other labels",
-                      "prepare the old data again, or start a new run with -ee")
-
-
-def _fit(training: Any, book: logbook.Logbook, meta: dict[str, Any], config: Config, experiment: Experiment) -> None:
-    from slr import checkpoint, engine, plots
-
-    runtime = training.runtime
-    facts = {"model": config.model, "split": config.split, "task": config.experiment.task, "meta": meta,
-             "config": config.as_dict(), "data_hash": meta["data_hash"], "versions": checkpoint.versions()}
-    keeper = engine.Keeper(experiment.checkpoints, facts, writes=runtime.main)
-    book.keep_until(training.epoch)
+@contextlib.contextmanager
+def recorded(book: logbook.Logbook) -> Iterator[None]:
+    """However the run ends, status.json tells it."""
     code = errors.BUG
     try:
-        engine.fit(training, book, keeper)
+        yield
         code = errors.DONE
         book.tell(state="done", exit_code=code, reason="trained to the end", eta_s=0)
     except Mistake as error:
@@ -224,10 +189,77 @@ def _fit(training: Any, book: logbook.Logbook, meta: dict[str, Any], config: Con
         raise
     finally:
         book.close(code)
-    if runtime.main:
-        picture = plots.curves(logbook.read_log(book.log_file), experiment.run / "results" / "curves.png",
+
+
+def train(args: argparse.Namespace, config: Config, experiment: Experiment) -> None:
+    """Build everything, go on where -r says so, and fit; or with --dry_run only rehearse."""
+    from slr import checkpoint, rehearsal
+    from slr.runtime import Runtime
+    from slr.task import build_task
+
+    book = logbook.Logbook(experiment.run, config.training.max_epoch, writes=_first() and not args.dry_run)
+    with recorded(book):
+        runtime = Runtime.start(args.device, config.experiment.seed, config.training.deterministic)
+        try:
+            if experiment.checkpoint_set and args.enum_chck and book.writes:
+                put_by(experiment)
+            book.tell(state="starting")
+            last = checkpoint.newest(experiment.checkpoints) if args.recover else None
+            content = checkpoint.load(last) if last else {}
+            task = build_task(config, runtime, content.get("meta"))
+            if args.overfit:
+                task.keep(args.overfit)
+            if args.dry_run:
+                print(rehearsal.rehearse(task, plan_of(config, runtime), runtime))
+            else:
+                _fit(args, config, experiment, task, book, content, last)
+        finally:
+            runtime.close()
+
+
+def _check_data(content: dict[str, Any], meta: dict[str, Any], last: Path) -> None:
+    if content.get("data_hash") and content["data_hash"] != meta["data_hash"]:
+        raise Mistake("the data changed since this run began", f"{shown(last)} was trained on other labels",
+                      "prepare the old data again, or start a new run with -ee")
+
+
+def _fit(args: argparse.Namespace, config: Config, experiment: Experiment, task: Any, book: logbook.Logbook,
+         content: dict[str, Any], last: Path | None) -> None:
+    from slr import checkpoint, engine, plots
+
+    runtime, meta = task.runtime, task.meta()
+    training = engine.start(task, plan_of(config, runtime), runtime)
+    if last:
+        training.load(content, shown(last))
+        _check_data(content, meta, last)
+    if book.writes:
+        write_facts(config, experiment)
+        _say_without_validation(task, config)
+    listen(args, config, experiment, book, len(meta.get("classes", ())), content.get("resume", {}).get("wandb_id"))
+    facts = {"model": config.model, "split": config.split, "task": config.experiment.task, "meta": meta,
+             "config": config.as_dict(), "data_hash": meta["data_hash"], "versions": checkpoint.versions()}
+    book.keep_until(training.epoch)
+    engine.fit(training, book, engine.Keeper(experiment.checkpoints, facts, writes=book.writes))
+    if book.writes:
+        picture = plots.curves(logbook.read_log(book.log_file), experiment.results / "curves.png",
                                f"{config.model} on {config.split}, experiment {experiment.number}")
         print(f"checkpoints: {shown(experiment.checkpoints)}\ncurves: {shown(picture)}")
+
+
+def _say_without_validation(task: Any, config: Config) -> None:
+    if not task.size("val"):
+        watched = config.early_stopping and config.early_stopping.metric[0] == "val"
+        print("note: there is no validation set: the last epoch will be the best"
+              + ("; early stopping watches the training set" if watched else ""), file=sys.stderr)
+
+
+def _first() -> bool:
+    """Whether this is the process that writes and speaks (torchrun numbers them)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _alone() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def main() -> int:
@@ -236,17 +268,21 @@ def main() -> int:
     if args.print_config:
         print(merged_config(args, experiment, args.config_path).as_ini(), end="")
         return 0
-    config = merged_config(args, experiment, args.config_path)
+    if args.overfit is not None and args.overfit < 1:
+        raise Mistake("--overfit takes a number of clips", str(args.overfit), "give 1 or more")
+    if not _alone():
+        args.no_ask = True  # several processes cannot share one keyboard
+    if not args.recover:
+        merged_config(args, experiment, args.config_path)  # what is wrong there ends it before a folder is touched
     if not args.dry_run:
         experiment = choose_folder(args, experiment)
-        config = saved_config(args, experiment, args.config_path)
-    first = os.environ.get("RANK", "0") == "0"
-    if first:
+    config = saved_config(args, experiment, args.config_path)
+    if _first():
         for notice in config.notices:
             print(f"note: {notice}", file=sys.stderr)
         confirm(args, config, experiment)
     train(args, config, experiment)
-    if args.test_best and first and not args.dry_run:
+    if args.test_best and _first() and not args.dry_run:
         import testing
 
         return testing.main(["full", config.model, config.split, experiment.exp_no, "--device", args.device])

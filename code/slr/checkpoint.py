@@ -42,12 +42,21 @@ def save(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError as error:
-        raise Mistake(f"{shown(path)} cannot be written", str(error), "make room on the disk, or move runs/ with "
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch's writer hides a full disk
+        if not isinstance(cause, OSError):
+            raise
+        raise Mistake(f"{shown(path)} cannot be written", str(cause), "make room on the disk, or move runs/ with "
                       "$SLR_RUNS; the run goes on from its last checkpoint with -r") from None
     finally:
         aside.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the half-written files of a run that was killed."""
+    for path in folder.glob(".*.pth.*.part"):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -65,7 +74,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise Mistake(f"{shown(path)} is no checkpoint", f"{type(error).__name__}: {str(error).splitlines()[0]}",
+        raise Mistake(f"{shown(path)} is no checkpoint", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
                       "it may be cut short, or hold pickled code, which is never run") from None
     if not isinstance(content, dict):
         raise Mistake(f"{shown(path)} is no checkpoint", f"it holds a {type(content).__name__}", "give another file")

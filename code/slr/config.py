@@ -77,6 +77,7 @@ class ModelSection:
     """The network's own settings, and the weights it starts from."""
 
     drop_p: float = key(low=0, high=1)
+    drop_path: float | None = key(None, low=0, high=1)  # stochastic depth of Swin3D and MViT; None: the model's own
     pretrained: bool = key(True)  # Kinetics weights, from torchvision's cache or its server
     weights: str = key("")  # a file with them instead
     init_from: str = key("")  # a checkpoint of another experiment, or its MODEL/SPLIT/EXP_NO
@@ -195,7 +196,8 @@ class Config:
         """The text of an .ini file that reads back as this config."""
         parts = [f"; {self.model} {self.split} {self.exp_no}: every setting, defaults included"]
         for name, section in self.sections().items():
-            lines = [f"{k} = {v!r}" for k, v in dataclasses.asdict(section).items()]
+            used = SCHEDULER_KEYS[section.type] if name == "scheduler" else vars(section)
+            lines = [f"{k} = {v!r}" for k, v in dataclasses.asdict(section).items() if k in used]
             parts.append("\n".join([f"[{name}]", *lines]))
         return "\n\n".join(parts) + "\n"
 
@@ -221,12 +223,14 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     for name, value in (overrides or {}).items():
         section, _, item = name.partition(".")
         raw.setdefault(section, {})[item] = _literal(value)
-    sections = {name: _build(name, raw.pop(name, None), notices, source) for name in SECTIONS}
-    if raw:
-        raise _unknown(f"{source}: there is no section [{next(iter(raw))}]", next(iter(raw)), SECTIONS, "sections")
-    config = Config(catalogue.canonical(experiment.model), experiment.split, experiment.exp_no, **sections,
-                    notices=tuple(notices))
-    _check(config, source, notices)
+    for name in raw:
+        if name not in SECTIONS:
+            raise _unknown(f"{source}: there is no section [{name}]", name, SECTIONS, "sections")
+    sections = {name: _build(name, raw.get(name), notices, source) for name in SECTIONS}
+    if sections["scheduler"]:
+        sections["scheduler"] = _without_idle_keys(sections["scheduler"], notices)
+    config = Config(catalogue.canonical(experiment.model), experiment.split, experiment.exp_no, **sections)
+    _check(config, source)
     return dataclasses.replace(config, notices=tuple(notices))
 
 
@@ -385,7 +389,8 @@ def _as_type(value: Any, hint: Any) -> tuple[Any, bool]:
         done = [_as_type(v, part) for v, part in zip(value, parts, strict=True)]
         return tuple(d[0] for d in done), all(d[1] for d in done)
     if hint is float:
-        return (float(value), True) if type(value) in (int, float) else (value, False)
+        fits = type(value) is float or type(value) is int and abs(value) < 1e300
+        return (float(value), True) if fits else (value, False)
     if hint is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true", True
     if hint is str:  # a bare word, or one that happens to read as a number (`root = 2024`)
@@ -403,14 +408,24 @@ def _words(hint: Any) -> str:
     return names[hint]
 
 
-def _check(config: Config, source: str, notices: list[str]) -> None:
+def _without_idle_keys(plan: SchedulerSection, notices: list[str]) -> SchedulerSection:
+    """The plan with the keys that its type does not read at their defaults; old files hold such keys."""
+    idle: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(plan)
+                            if f.name not in SCHEDULER_KEYS[plan.type] and getattr(plan, f.name) != f.default}
+    if idle:
+        notices.append(f"[scheduler] {plan.type} does not use {', '.join(idle)}")
+    return dataclasses.replace(plan, **idle)
+
+
+def _check(config: Config, source: str) -> None:
     """The combinations that cannot be: each message names the settings."""
     if catalogue.MODELS[config.model].task != config.experiment.task:
         raise Mistake(f"{source}: {config.model} does not do this task", config.experiment.task,
                       f"its task is {catalogue.MODELS[config.model].task}")
     catalogue.check_clip(config.model, config.data.num_frames, config.data.frame_size)
+    _check_model(config, source)
     if config.scheduler:
-        _check_scheduler(config.scheduler, source, notices)
+        _check_scheduler(config.scheduler, source)
     if config.early_stopping:
         part, metric = config.early_stopping.metric
         if part not in ("train", "val") or metric not in ("loss", "acc"):
@@ -423,17 +438,23 @@ def _check(config: Config, source: str, notices: list[str]) -> None:
                       "brightness, contrast and saturation are at least 0, hue is at most 0.5")
 
 
-def _check_scheduler(plan: SchedulerSection, source: str, notices: list[str]) -> None:
+def _check_model(config: Config, source: str) -> None:
+    """A key that would do nothing to this model is a mistake."""
+    entry, keys = catalogue.MODELS[config.model], config.model_params
+    for name, has, what in (("bn_momentum", entry.batch_norm, "batch-norm"),
+                            ("drop_path", entry.drop_path is not None, "stochastic depth")):
+        if getattr(keys, name) is not None and not has:
+            raise Mistake(f"{source}: {config.model} has no {what}", f"model_params.{name} = {getattr(keys, name)}",
+                          "leave the key out")
+
+
+def _check_scheduler(plan: SchedulerSection, source: str) -> None:
     needed = {"CosineAnnealingLR": ("tmax",), "CosineAnnealingWarmRestarts": ("t0", "tmult"),
               "WarmOnly": ("warmup_epochs",)}.get(plan.type, ())
     lacking = [k for k in needed if not getattr(plan, k)]
     if lacking:
         raise Mistake(f"{source}: [scheduler] of type {plan.type} lacks {', '.join(lacking)}", "",
                       f"add `{lacking[0]} = …`")
-    idle = [f.name for f in dataclasses.fields(plan)
-            if f.name not in SCHEDULER_KEYS[plan.type] and getattr(plan, f.name) != f.default]
-    if idle:
-        notices.append(f"[scheduler] {plan.type} does not use {', '.join(idle)}")
     if plan.warmup_epochs and plan.start_factor > plan.end_factor:
         raise Mistake(f"{source}: the warm-up goes down", f"from {plan.start_factor} to {plan.end_factor}",
                       "start_factor is at most end_factor")

@@ -5,6 +5,7 @@ in by its share of the step's items, so the epoch's remainder counts as much per
 and the checks of losses happen between steps.
 """
 
+import copy
 import math
 import signal
 import time
@@ -129,7 +130,10 @@ class Fit:
         if len(state["optimizer"]["param_groups"]) != len(self.optimizer.param_groups):
             raise Mistake(f"{source} was trained with other parameter groups", "", "start afresh")
         checkpoint.load_weights(self.task.model, content["model_state_dict"], source)
+        asked = [{k: group[k] for k in ("weight_decay", "eps", "betas")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, today in zip(self.optimizer.param_groups, asked, strict=True):
+            group.update(today)  # -r with --set changes them
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         if self.stopper and state["stopper"]:
@@ -150,7 +154,7 @@ def start(task: Task, plan: FitPlan, runtime: Runtime) -> Fit:
     optimizer = torch.optim.AdamW(groups, eps=plan.eps, betas=plan.betas, fused=fused)
     schedule = Schedule(base=[group["lr"] for group in groups], **plan.schedule)
     stopper = EarlyStopping(**plan.stopping) if plan.stopping else None
-    ema = AveragedModel(task.model, avg_fn=_Average(plan.ema)) if plan.ema else None
+    ema = AveragedModel(task.model, multi_avg_fn=_Average(plan.ema)) if plan.ema else None
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=plan.dtype == torch.float16)
     return Fit(task, plan, runtime, model, optimizer, schedule, scaler, stopper, ema)
 
@@ -161,9 +165,9 @@ class _Average:
     def __init__(self, decay: float):
         self.decay = decay
 
-    def __call__(self, average: torch.Tensor, value: torch.Tensor, count: Any) -> torch.Tensor:
-        decay = min(self.decay, (1 + float(count)) / (10 + float(count)))
-        return average + (value - average) * (1 - decay)
+    def __call__(self, averages: Any, values: Any, count: Any) -> None:
+        updates = float(count)
+        torch._foreach_lerp_(averages, values, 1 - min(self.decay, (1 + updates) / (10 + updates)))
 
 
 def _wrapped(task: Task, plan: FitPlan, runtime: Runtime) -> nn.Module:
@@ -187,17 +191,20 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
         raise NothingToTrainOn("the training set is empty", "0 clips", "see report.json of preprocess.py")
     loaders = {part: task.loader(part, train=part == "train") for part in ("train", "val") if task.size(part)}
     training.steps = math.ceil(len(loaders["train"].batch_sampler) / plan.update_per_step)
+    if keeper.writes:
+        checkpoint.sweep(keeper.folder)
     book.tell(state="running", epoch=training.epoch, steps=training.steps,
               pids=runtime.gather(book.status["pids"][0]))
     clock = _Clock()
     with StopFlag() as stop:
         try:
-            while training.epoch < plan.epochs and not training.metrics.get("stopped"):
+            check_gradients(training, loaders["train"])
+            while training.epoch < plan.epochs and not (training.stopper and training.stopper.over):
                 started = time.time()
                 train = _train_epoch(training, loaders["train"], stop, book, keeper, clock)
                 val = _validate(training, loaders.get("val"), stop, book, keeper)
                 _end_epoch(training, train, val, time.time() - started, book, keeper)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except (RuntimeError, MemoryError) as error:
             _explain_memory(error, task, plan)
             raise
         finally:
@@ -205,6 +212,43 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
                 loader.close()
     keeper.drop_resume()
     return training
+
+
+def check_gradients(training: Fit, loader: Any) -> None:
+    """Compare one batch's gradients in a short number format with fp32's, where a CPU computes them.
+
+    Some kernels are wrong there (Conv3d's weight gradients in bf16 at two time steps, torch 2.14). Without dropout
+    and with batch-norm's running statistics rounding alone stays below 0.7 of a weight's gradient, garbage above 1.
+
+    Raises Mistake naming the first layer whose gradient is not finite, or further off than it is long.
+    """
+    plan, runtime = training.plan, training.runtime
+    if runtime.device.type != "cpu" or plan.dtype == torch.float32:
+        return
+    state = rng_state(runtime.device)
+    loader.batch_sampler.start(training.epoch)
+    batch = training.task.prepare(next(iter(loader)), train=True)
+    right, short = (_gradients(training, batch, dtype) for dtype in (torch.float32, plan.dtype))
+    set_rng_state(state, runtime.device)
+    least = 1e-6 * max(float(gradient.norm()) for gradient in right.values())
+    for name, gradient in right.items():
+        off = float((short[name] - gradient).norm() / (gradient.norm() + least))
+        if not off < 1:
+            raise Mistake(f"gradients in {str(plan.dtype)[6:]} are wrong on this CPU",
+                          f"those of {name} are off by {off:.3g} times their own size",
+                          "set training.precision = 'fp32'")
+
+
+def _gradients(training: Fit, batch: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Of one batch for all weights of two or more dimensions, float64; the model is left as it is."""
+    task, scale = training.task, 1024.0 if dtype == torch.float16 else 1.0  # fp16's small gradients would be zeros
+    model = copy.deepcopy(task.model).eval()
+    with training.runtime.autocast(dtype):
+        output = model(batch["inputs"])
+    parts = task.losses(output.float(), batch)
+    means = [weight * parts[name][0] / parts[name][1] for name, weight in task.weights.items()]
+    (scale * torch.stack(means).sum()).backward()
+    return {name: p.grad.double() / scale for name, p in model.named_parameters() if p.grad is not None and p.ndim > 1}
 
 
 class _Clock:
@@ -224,14 +268,16 @@ def _train_epoch(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keep
                  clock: _Clock) -> dict[str, float]:
     """The rest of the running epoch; the means of its losses over all items of the epoch."""
     plan, watch = training.plan, _Watch(training)
-    batches = loader.batch_sampler
+    batches, sizes = loader.batch_sampler, loader.batch_sampler.sizes()
     batches.start(training.epoch, training.step * plan.update_per_step)
     training.model.train()
     todo = groups_of(iter(loader), plan.update_per_step) if training.step < training.steps else iter(())
     with _bar(training, f"epoch {training.epoch + 1}/{plan.epochs}", training.steps, training.step) as bar:
         clock.last = time.time()
         for group in todo:
-            watch.take(optimise(training, group), [i for batch in group for i in batch["ids"]], stop)
+            first = training.step * plan.update_per_step
+            sums = optimise(training, group, sizes[first:first + len(group)])
+            watch.take(sums, [name for batch in group for name in batch["ids"]], stop)
             training.step += 1
             clock.tick()
             bar.update()
@@ -241,7 +287,7 @@ def _train_epoch(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keep
                 watch.settle()
                 _leave(training, stop, book, keeper)
     watch.settle()
-    if stop.name and training.runtime.world == 1:
+    if watch.stopped or (stop.name and training.runtime.world == 1):
         _leave(training, stop, book, keeper)
     return {name: total / count for name, (total, count) in training.totals.items() if count}
 
@@ -263,20 +309,20 @@ def _bar(training: Fit, text: str, total: int, done: int = 0) -> tqdm:
     return tqdm(total=total, initial=done, desc=text, unit="step", leave=False, disable=not shown)
 
 
-def optimise(training: Fit, group: list[dict[str, Any]]) -> torch.Tensor:
-    """One optimiser step over the batches of `group`; (losses, 2) float64 sums and counts over all processes."""
+def optimise(training: Fit, group: list[dict[str, Any]], sizes: list[int]) -> torch.Tensor:
+    """One optimiser step over the batches of `group`; (losses, 2) float64 sums and counts over all processes.
+
+    `sizes` are the items of the global batches, so nothing has to be asked of the device.
+    """
     plan, runtime = training.plan, training.runtime
     for param, rate in zip(training.optimizer.param_groups,
                            training.schedule.rates(training.epoch, training.step, training.steps), strict=True):
         param["lr"] = rate
-    items = runtime.sum(torch.tensor([0.0 if batch["ghost"] else len(batch["ids"]) for batch in group],
-                                     device=runtime.device))
-    shares = (items / items.sum()).tolist()
     totals = torch.zeros(0)
-    for number, (batch, share) in enumerate(zip(group, shares, strict=True)):
+    for number, (batch, size) in enumerate(zip(group, sizes, strict=True)):
         last = number == len(group) - 1
         with training.model.no_sync() if runtime.world > 1 and not last else nullcontext():  # type: ignore[operator]
-            found = _forward_backward(training, batch, share)
+            found = _forward_backward(training, batch, size / sum(sizes))
         totals = found if not number else totals + found
     training.scaler.unscale_(training.optimizer)
     if plan.clip_norm:
@@ -298,13 +344,13 @@ def _forward_backward(training: Fit, batch: dict[str, Any], share: float) -> tor
         output = training.model(batch["inputs"])
     parts = task.losses(output.float(), batch)
     _name_totals(training, parts)
-    counts = torch.tensor([count * ghost for _, count in parts.values()], dtype=torch.float64, device=runtime.device)
-    everywhere = runtime.sum(counts.clone())
+    counts = torch.tensor([count * ghost for _, count in parts.values()], dtype=torch.float64)
+    everywhere = runtime.sum(counts.to(runtime.device)) if runtime.world > 1 else counts
     means = [weight * parts[name][0] / everywhere[list(parts).index(name)].clamp(min=1).float()
              for name, weight in task.weights.items()]
     training.scaler.scale(torch.stack(means).sum() * (share * ghost * runtime.world)).backward()
     sums = torch.stack([value.detach().double() for value, _ in parts.values()]) * ghost
-    return torch.stack([sums, counts], dim=1)
+    return torch.stack([sums, counts.to(sums.device, non_blocking=True)], dim=1)
 
 
 def _name_totals(training: Fit, parts: Sums) -> None:
@@ -377,6 +423,7 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
     """Log, schedule, early stopping, checkpoints."""
     plan, names = training.plan, [group["name"] for group in training.optimizer.param_groups]
     rates = [group["lr"] for group in training.optimizer.param_groups]
+    _check_finite(training, val)
     metrics = training.metrics = {"train": train, "val": val}
     training.epoch, training.step, training.totals = training.epoch + 1, 0, {}
     scored = val or train
@@ -385,12 +432,12 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
         training.schedule.observe(training.epoch - 1, scored[watched])
     if training.stopper:
         part, name = training.stopper.metric
-        metrics["stopped"] = training.stopper.observe((train if part == "train" or val is None else val)[name])
-    _keep_best(training, keeper, val)
+        training.stopper.observe((train if part == "train" or val is None else val)[name])
+    done = training.epoch == plan.epochs or bool(training.stopper and training.stopper.over)
+    _keep_best(training, keeper, val, done)
     row = {"epoch": training.epoch, "train": train, "val": val, "lr": dict(zip(names, rates, strict=True)),
            "seconds": round(seconds, 2), "clips_per_s": round(training.task.size("train") / seconds, 2),
            "peak_memory": training.runtime.peak_memory(), "commit": _commit()}
-    done = training.epoch == plan.epochs or bool(metrics.get("stopped"))
     book.epoch(row)
     resume = training.resume_state(book.wandb_id)
     if done or training.epoch % plan.save_every == 0:
@@ -399,24 +446,28 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
         keeper.drop_resume()
     else:  # so that a kill loses one epoch at most
         path = keeper.save("resume.pth", training.task.model.state_dict(), training.epoch, metrics, resume)
-    if done and not training.best:
-        keeper.save("best.pth", training.scored_model.state_dict(), training.epoch, metrics)
-        path = keeper.folder / "best.pth"
     left = 0 if done else (plan.epochs - training.epoch) * seconds
     book.tell(epoch=training.epoch, step=0, eta_s=round(left), best=training.best, peak_memory=row["peak_memory"],
-              checkpoint=shown(keeper.folder / "best.pth" if training.best else path))
+              checkpoint=shown(keeper.folder / "best.pth" if training.best or done else path))
     if training.runtime.main:
         tqdm.write(_line(row, plan.epochs, training.best))
 
 
-def _keep_best(training: Fit, keeper: Keeper, val: dict[str, float] | None) -> None:
+def _check_finite(training: Fit, val: dict[str, float] | None) -> None:
+    """Weights that a last step has spoilt show in the validation: they are not saved."""
+    if val and not all(math.isfinite(value) for value in val.values()):
+        raise NonFinite("the validation loss is not finite", f"after epoch {training.epoch + 1}: {val}",
+                        "lower the learning rates, set training.clip_norm = 1, or precision = 'fp32'")
+
+
+def _keep_best(training: Fit, keeper: Keeper, val: dict[str, float] | None, done: bool) -> None:
     """best.pth whenever the validation's metric has improved; without a validation set the last epoch is best."""
     name, direction = training.plan.best
-    if val is None or not math.isfinite(val[name]):
-        return
     sign = 1 if direction == "min" else -1
-    if training.best is None or sign * val[name] < sign * training.best["value"]:
+    if val and (training.best is None or sign * val[name] < sign * training.best["value"]):
         training.best = {"metric": name, "value": val[name], "epoch": training.epoch, "val": val}
+        keeper.save("best.pth", training.scored_model.state_dict(), training.epoch, training.metrics)
+    elif done and training.best is None:
         keeper.save("best.pth", training.scored_model.state_dict(), training.epoch, training.metrics)
 
 
@@ -441,9 +492,10 @@ def _line(row: dict[str, Any], epochs: int, best: dict[str, Any] | None) -> str:
 
 def _explain_memory(error: Exception, task: Task, plan: FitPlan) -> None:
     """Turn the allocator's errors, and no others, into one that says what to change."""
-    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    signs = ("allocate memory", "out of memory", "ALLOC_FAILED")
+    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(s in str(error) for s in signs):
         return
-    raise OutOfMemory("out of memory", str(error).splitlines()[0][:200],
+    raise OutOfMemory("out of memory", (str(error).splitlines() or [type(error).__name__])[0][:200],
                       f"halve training.batch_size and set training.update_per_step = {2 * plan.update_per_step}: the "
                       "same step in smaller portions; or take fewer or smaller frames") from None
 
@@ -452,7 +504,7 @@ def _explain_memory(error: Exception, task: Task, plan: FitPlan) -> None:
 def evaluate(task: Task, loader: Any, runtime: Runtime, *, model: nn.Module | None = None,
              dtype: torch.dtype = torch.float32, bar: bool = False, stop: StopFlag | None = None,
              decode: bool = False, **search: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """The means of the task's losses over a set, and where `decode` is true the records of all processes, by id order.
+    """The means of the task's losses over a set, and where `decode` is true its records, process after process.
 
     Raises Interrupted when `stop` is set before the end.
     """
@@ -482,7 +534,7 @@ def evaluate(task: Task, loader: Any, runtime: Runtime, *, model: nn.Module | No
 
 def _means(totals: dict[str, torch.Tensor], runtime: Runtime) -> dict[str, float]:
     """Over all processes; one that saw no batch still takes part."""
-    names = sorted({name for part in runtime.gather(list(totals)) for name in part})
+    names = list(dict.fromkeys(name for part in runtime.gather(list(totals)) for name in part))
     means = {}
     for name in names:
         zero = torch.zeros(2, dtype=torch.float64, device=runtime.device)

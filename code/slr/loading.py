@@ -1,19 +1,21 @@
 """From a data set to batches: which items, in which order, on which process; the same however the run is cut.
 
 The sampler hands out `Key(epoch, item)`, so a worker knows the epoch its random numbers come from. A global batch is
-cut into contiguous even-sized slices, one a process: all processes together see what one process would see.
+cut into contiguous slices of one size, one a process: all processes together see what one process would see.
 """
 
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from slr.errors import Mistake
 from slr.runtime import generator
 
 
@@ -26,11 +28,15 @@ class Key(NamedTuple):
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """The batches of one epoch for one process; `start` says which epoch, and how many batches are done already."""
+    """The batches of one epoch for one process; `start` says which epoch, and how many batches are done already.
 
-    def __init__(self, items: int, batch_size: int, *, shuffle: bool, seed: int, rank: int = 0, world: int = 1):
+    pairs: neighbours (0 1)(2 3) … of a global batch stay on one process, as mixup wants them.
+    """
+
+    def __init__(self, items: int, batch_size: int, *, shuffle: bool, seed: int, rank: int = 0, world: int = 1,
+                 pairs: bool = False):
         self.items, self.batch_size, self.shuffle, self.seed = items, batch_size, shuffle, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.pairs = rank, world, pairs
         self.epoch = self.done = 0
 
     def start(self, epoch: int, done: int = 0) -> None:
@@ -51,9 +57,9 @@ class EpochBatches(Sampler[list[Key]]):
             yield self._slice([int(i) for i in order[first:first + self.batch_size]])
 
     def _slice(self, batch: Sequence[int]) -> list[Key]:
-        """This process's part: of even size, so that pairs of neighbours (mixup) are never parted."""
+        """This process's part; where others have all of a last batch, a ghost."""
         share = -(-len(batch) // self.world)
-        share += share % 2 if self.world > 1 else 0
+        share += share % 2 if self.pairs else 0
         mine = batch[self.rank * share:(self.rank + 1) * share]
         return [Key(self.epoch, i) for i in mine] or [Key(self.epoch, batch[0], ghost=True)]
 
@@ -70,8 +76,34 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
+class _Told(Dataset):
+    """A data set that returns a Mistake in an item's place: raised in a worker it would arrive as a traceback."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Any:
+        try:
+            return self.dataset[key]
+        except Mistake as error:
+            return error
+
+
+def _collate(collate_fn: Any, items: list[Any]) -> Any:
+    return next((item for item in items if isinstance(item, Mistake)), None) or collate_fn(items)
+
+
 class Loader(DataLoader):
-    """A DataLoader whose workers can be sent home; torch leaves that to the garbage collector."""
+    """A DataLoader that raises the Mistakes of its workers, and whose workers can be sent home.
+
+    torch turns the one into a traceback's text, and leaves the other to the garbage collector.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, Mistake):
+                raise batch
+            yield batch
 
     def close(self) -> None:
         iterator, self._iterator = self._iterator, None
@@ -83,8 +115,8 @@ def build_loader(dataset: Dataset, batches: EpochBatches, *, workers: int, prefe
                  pin_memory: bool, collate_fn: Any = collate) -> Loader:
     """A loader over `batches`; its workers stay alive between epochs and leave signals to the main process."""
     extra: dict[str, Any] = {"prefetch_factor": prefetch, "persistent_workers": True} if workers else {}
-    return Loader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
-                  collate_fn=collate_fn, worker_init_fn=_start_worker,
+    return Loader(_Told(dataset), batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
+                  collate_fn=partial(_collate, collate_fn), worker_init_fn=_start_worker,
                   generator=torch.Generator().manual_seed(0), **extra)
 
 

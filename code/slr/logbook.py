@@ -132,17 +132,21 @@ class TensorBoard:
 class Logbook:
     """The records of one run. Only the main process writes; the others hold one with `writes=False`."""
 
-    def __init__(self, folder: Path, epochs: int, listeners: tuple[Any, ...] = (), writes: bool = True,
-                 every: float = 5.0):
-        self.folder, self.listeners, self.writes, self.every = folder, listeners, writes, every
+    def __init__(self, folder: Path, epochs: int, writes: bool = True, every: float = 5.0):
+        self.folder, self.writes, self.every = folder, writes, every
+        self.listeners: tuple[Any, ...] = ()
         self.log_file, self.status_file = folder / "log.jsonl", folder / "status.json"
-        urls = [x.url for x in listeners if getattr(x, "url", None)]
         self.status: dict[str, Any] = {
             "state": "starting", "exit_code": None, "reason": "", "epoch": 0, "epochs": epochs, "step": 0, "steps": 0,
-            "eta_s": None, "best": None, "peak_memory": 0, "wandb_url": urls[0] if urls else None,
+            "eta_s": None, "best": None, "peak_memory": 0, "wandb_url": None,
             "pids": [os.getpid()], "checkpoint": None, "started": time.time(), "updated": None,
         }
         self._written = 0.0
+
+    def listen(self, *listeners: Any) -> None:
+        """Tell these too from now on."""
+        self.listeners += listeners
+        self.status["wandb_url"] = next((x.url for x in self.listeners if getattr(x, "url", None)), None)
 
     @property
     def wandb_id(self) -> str | None:

@@ -68,7 +68,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\d+(\.\d+)?", self.exp_no):
             raise Mistake("EXP_NO is no experiment number", repr(self.exp_no), "give a number such as 4, or 4.1")
-        if not re.fullmatch(r"[\w.+-]+", self.split):
+        if not re.fullmatch(r"\w[\w.+-]*", self.split):
             raise Mistake("SPLIT is no name of a split", repr(self.split), "give a name such as asl100")
 
     @property

@@ -46,7 +46,7 @@ def rehearse(task: Task, plan: FitPlan, runtime: Runtime) -> str:
 
 def _timed(training: Any, group: list[dict[str, Any]]) -> float:
     started = time.time()
-    engine.optimise(training, group).tolist()  # waits for the device
+    engine.optimise(training, group, [len(batch["ids"]) for batch in group]).tolist()  # waits for the device
     training.step += 1
     return time.time() - started
 

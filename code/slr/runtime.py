@@ -48,7 +48,7 @@ class Runtime:
             torch.backends.cudnn.benchmark = False
         elif chosen.type == "cuda":
             torch.backends.cudnn.benchmark = True
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it anyway
         runtime = cls(chosen, rank, world)
         runtime.seed(seed)
         return runtime
@@ -112,6 +112,8 @@ def _device(name: str, local_rank: int) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
     except RuntimeError:
         raise Mistake("--device is no device", repr(name), "give cpu, cuda or cuda:N") from None
     if device.type == "cuda":

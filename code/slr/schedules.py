@@ -26,7 +26,7 @@ class Plateau:
 
     def better(self, value: float) -> bool:
         if self.best is None:
-            return True
+            return not math.isnan(value)
         sign = 1 if self.mode == "max" else -1
         if self.threshold_mode == "rel":
             return sign * value > sign * self.best * (1 + sign * self.threshold)
@@ -108,11 +108,13 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         held = self.plateau
-        return {"reduced": list(self.reduced),
+        return {"base": list(self.base), "reduced": list(self.reduced),
                 "plateau": [held.best, held.bad, held.cooling] if held else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.reduced = list(state["reduced"])
+        """Base rates that were changed since (-r with --set) stay changed; what was reduced stays so in proportion."""
+        held = zip(self.base, state["base"], state["reduced"], strict=True)
+        self.reduced = [low if base == old or not old else base * low / old for base, old, low in held]
         if self.plateau and state["plateau"]:
             self.plateau.best, self.plateau.bad, self.plateau.cooling = state["plateau"]
 
@@ -130,11 +132,20 @@ class EarlyStopping:
 
     def observe(self, value: float) -> bool:
         """Whether to stop after an epoch with this value."""
-        gain = math.inf if self.best is None else (value - self.best) * (1 if self.mode == "max" else -1)
-        if gain > self.min_delta:
+        if self._better(value):
             self.best, self.waited = value, 0
         else:
             self.waited += 1
+        return self.over
+
+    def _better(self, value: float) -> bool:
+        if self.best is None:
+            return not math.isnan(value)
+        return (value - self.best) * (1 if self.mode == "max" else -1) > self.min_delta
+
+    @property
+    def over(self) -> bool:
+        """Whether it has waited long enough."""
         return self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:

@@ -54,6 +54,10 @@ class Task:
         """How many items the set `part` (train, val, test) has; 0 where there is none."""
         raise NotImplementedError
 
+    def keep(self, first: int) -> None:
+        """Train on the first items alone, and validate on the same: a check of the set-up."""
+        raise NotImplementedError
+
     def loader(self, part: str, train: bool) -> Any:
         """A DataLoader over `part` whose batch_sampler is a `loading.EpochBatches`; batches are dicts with `ids`."""
         raise NotImplementedError

@@ -26,19 +26,22 @@ class Augment:
 
 def random_box(height: int, width: int, rng: np.random.Generator, min_scale: float,
                max_aspect: float) -> tuple[int, int, int, int]:
-    """A crop (x0, y0, x1, y1) with an area of min_scale to 1 of the frame's and an aspect within max_aspect.
+    """A crop (x0, y0, x1, y1) with an area of min_scale to 1 of the centre square's and an aspect within max_aspect.
 
-    The draw of Inception (Szegedy et al. 2015) as torchvision's RandomResizedCrop makes it, relative to the frame's
-    own aspect; where ten draws do not fit, the whole frame.
+    The draw of Inception (Szegedy et al. 2015) as torchvision's RandomResizedCrop makes it, but inside the square
+    that evaluation looks at: of a wide frame its margins show no sign, and a square of its area would not fit.
+    Where ten draws do not fit, the whole square.
     """
+    left, top, right, bottom = center_box(height, width, 1.0)
+    side = right - left
     for _ in range(10):
-        area = height * width * rng.uniform(min_scale, 1.0)
+        area = side * side * rng.uniform(min_scale, 1.0)
         aspect = math.exp(rng.uniform(-math.log(max_aspect), math.log(max_aspect)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+        if 0 < w <= side and 0 < h <= side:
+            x, y = left + int(rng.integers(0, side - w + 1)), top + int(rng.integers(0, side - h + 1))
             return x, y, x + w, y + h
-    return center_box(height, width, 1.0)
+    return left, top, right, bottom
 
 
 def center_box(height: int, width: int, eval_resize: float) -> tuple[int, int, int, int]:
@@ -90,7 +93,7 @@ def colour_matrix(draws: torch.Tensor) -> torch.Tensor:
     saturation = draws[:, 3].view(n, 1, 1)
     saturate = saturation * eye + (1 - saturation) * luma
     yiq = draws.new_tensor(_YIQ)
-    angle = 2 * math.pi * draws[:, 4]
+    angle = -2 * math.pi * draws[:, 4]  # red goes to green, as in HSV
     turn = eye.repeat(n, 1, 1)
     turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
     turn[:, 2, 1] = angle.sin()
@@ -103,13 +106,27 @@ def colour(clips: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
     Contrast pulls towards the clip's own mean luma, so all frames of a clip change alike.
     """
-    n = len(clips)
-    flat = clips.reshape(n, -1, 3)
-    matrix = colour_matrix(draws)
+    return _coloured(clips, draws, clips.new_ones(3), clips.new_zeros(3))
+
+
+# Pixels that one row of the matrix product holds: with a single one, three numbers, a CPU takes three times as long.
+_PIXELS = 4
+
+
+def _coloured(clips: torch.Tensor, draws: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor,
+              white: float = 1.0) -> torch.Tensor:
+    """scale * colour(clips / white) + shift, channel by channel, in one matrix product and one clamp."""
+    n, width = len(clips), clips.shape[3]
+    matrix = colour_matrix(draws).transpose(1, 2)
     contrast = draws[:, 2].view(n, 1, 1)
-    mean = (flat.mean(1, keepdim=True) @ matrix.transpose(1, 2)) @ clips.new_tensor(_LUMA).view(3, 1)
-    moved = torch.baddbmm(((1 - contrast) * mean).expand(n, 1, 3), flat, contrast * matrix.transpose(1, 2))
-    return moved.clamp_(0, 1).view(clips.shape)
+    rows = clips.reshape(n, -1, width * 3)
+    mean = rows.mean(1).view(n, width, 3).mean(1, keepdim=True) / white
+    grey = mean @ matrix @ clips.new_tensor(_LUMA).view(3, 1)
+    offset = (1 - contrast) * grey * scale + shift
+    together = math.gcd(_PIXELS, clips[0].numel() // 3)
+    turn = torch.kron(torch.eye(together, device=clips.device), (contrast / white * matrix * scale).contiguous())
+    moved = torch.baddbmm(offset.repeat(1, 1, together), clips.reshape(n, -1, together * 3), turn)
+    return moved.view(rows.shape).clamp_(shift.repeat(width), (scale + shift).repeat(width)).view(clips.shape)
 
 
 def to_input(clips: torch.Tensor, draws: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], *,
@@ -119,21 +136,34 @@ def to_input(clips: torch.Tensor, draws: torch.Tensor, mean: tuple[float, ...], 
     subtract_clip_mean: the clip's mean over time is taken away at every pixel and the rest divided by 48 (of 255),
     in place of the model's own mean and standard deviation.
     """
-    flips = bool((draws[:, 0] > 0.5).any())  # asked of the CPU's copy: no wait for the GPU
-    coloured = bool((draws[:, 1:5] != draws.new_tensor(no_draw())[1:5]).any())
-    draws = draws.to(clips.device, non_blocking=True)
-    if flips:
-        clips = torch.where(draws[:, 0].view(-1, 1, 1, 1, 1) > 0.5, clips.flip(3), clips)
-    x = clips.float()
-    if coloured:
-        x = colour(x.div_(255), draws)
-    unit = 1.0 if coloured else 255.0
     if subtract_clip_mean:
-        x = (x - x.mean(1, keepdim=True)) * (255 / 48 / unit)
-    else:
-        scale = 1 / (x.new_tensor(std) * unit)
-        x = x.mul_(scale).sub_(x.new_tensor(mean) * unit * scale)
-    return x.permute(0, 4, 1, 2, 3)
+        mean, std = (0.0, 0.0, 0.0), (48 / 255, 48 / 255, 48 / 255)
+    inputs = torch.empty(clips.shape, device=clips.device)
+    scale = 1 / inputs.new_tensor(std)
+    shift = -inputs.new_tensor(mean) * scale
+    flipped = (draws[:, 0] > 0.5).tolist()  # asked of the CPU's copy: no wait for the GPU
+    coloured = (draws[:, 1:5] != draws.new_tensor(no_draw())[1:5]).any(1).tolist()
+    there = draws.to(clips.device, non_blocking=True)
+    # A clip at a time stays in a CPU's cache; a GPU takes the batch as a whole.
+    step = 1 if clips.device.type == "cpu" else max(1, len(clips))
+    for first in range(0, len(clips), step):
+        part = slice(first, first + step)
+        for x, clip, flip in zip(inputs[part], clips[part], flipped[part], strict=True):
+            x.copy_(clip.flip(2) if flip else clip)
+        _normalise(inputs[part], there[part] if any(coloured[part]) else None, scale, shift)
+        if subtract_clip_mean:
+            inputs[part] -= inputs[part].mean(1, keepdim=True)
+    return inputs.permute(0, 4, 1, 2, 3)
+
+
+def _normalise(x: torch.Tensor, draws: torch.Tensor | None, scale: torch.Tensor, shift: torch.Tensor) -> None:
+    """In place, (N, T, H, W, 3) from 0..255: coloured, where there are draws, then scale * x / 255 + shift."""
+    if draws is not None:
+        x.copy_(_coloured(x, draws, scale, shift, white=255))
+        return
+    width = x.shape[3]
+    rows = x.view(-1, width * 3)  # whole rows: a broadcast over three channels alone is slow
+    torch.addcmul(shift.repeat(width), rows, (scale / 255).repeat(width), out=rows)
 
 
 def partners(n: int, device: torch.device | str = "cpu") -> torch.Tensor:

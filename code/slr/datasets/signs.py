@@ -106,11 +106,11 @@ def _pair(first: Sign, second: str) -> tuple[Sign, Sign]:
 # Five pairs, each a sign and its reversal: no single frame tells the members of a pair apart.
 DEMO: tuple[Sign, ...] = (
     *_pair(Sign("go", "finger2", fingers="up", palm="front", x="right", y="shoulders", path="line",
-                direction="right", size=0.34), "come"),
+                direction="right", size=0.38), "come"),
     *_pair(Sign("sunrise", "flat", fingers="left-out", palm="back", x="right", y="chest", path="line",
                 direction="up", size=0.34, symmetry="mirror"), "sunset"),
     *_pair(Sign("tomorrow", "finger23spread", fingers="up", palm="front", x="right", y="neutral",
-                path="circle", direction="up", size=0.28), "yesterday"),
+                path="circle", direction="up", size=0.32), "yesterday"),
     *_pair(Sign("open", "finger2345", fingers="up-out", palm="front", x="right", y="chest", path="line",
                 direction="right", size=0.25, symmetry="mirror", shape_to="fist"), "close"),
     *_pair(Sign("thank you", "flat", fingers="up", palm="back", x="centre", y="neck", path="arc",

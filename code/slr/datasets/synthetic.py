@@ -44,7 +44,7 @@ from slr.errors import Mistake
 __all__ = ["FPS", "VERSION", "Motion", "draw", "inventory", "make_scene", "make_signer", "sentence",
            "write_wlasl"]
 
-VERSION = 2  # of the drawing: a set that an older one has drawn is drawn anew
+VERSION = 3  # of the drawing: a set that an older one has drawn is drawn anew
 FPS = 25
 
 

@@ -52,9 +52,12 @@ class Isolated(Task):
         classes = wlasl.load_classes(root, config.split) if meta is None else list(meta["classes"])
         weights = _pretrained(config) if meta is None else None
         keys = config.model_params
-        momentum = {"bn_momentum": _momentum(config)} if MODELS[config.model].batch_norm else {}
+        entry = MODELS[config.model]
+        extra = {"bn_momentum": _momentum(config)} if entry.batch_norm else {}
+        if entry.drop_path is not None:
+            extra["drop_path"] = keys.drop_path
         model = builder_of(config.model)(len(classes), frames=config.data.num_frames, size=config.data.frame_size,
-                                         drop_p=keys.drop_p, weights=weights, **momentum)
+                                         drop_p=keys.drop_p, weights=weights, **extra)
         if meta is None and keys.init_from:
             _start_from(model, keys.init_from, config.model, classes)
         return cls(config, runtime, model, classes)
@@ -88,9 +91,9 @@ class Isolated(Task):
                           f"it knows {len(self.classes)} others; test it on the split it was trained on")
         return replace(clip, label=self._numbers[clip.gloss])
 
-    def keep(self, part: str, first: int) -> None:
-        """Only the first clips of a set (training.py --overfit and --dry_run)."""
-        self._clips[part] = self.clips(part)[:first]
+    def keep(self, first: int) -> None:
+        """Train on the first clips alone, and validate on the same (training.py --overfit)."""
+        self._clips["train"] = self._clips["val"] = self.clips("train")[:first]
 
     def load(self, state: dict[str, torch.Tensor], source: str) -> None:
         """Also takes the old program's names of weights."""
@@ -114,7 +117,8 @@ class Isolated(Task):
                               seed=seed, eval_resize=data.eval_resize, augment=augment,
                               jitter_frames=data.jitter_frames)
         batches = EpochBatches(len(dataset), self.config.training.batch_size, shuffle=train, seed=seed,
-                               rank=self.runtime.rank, world=self.runtime.world)
+                               rank=self.runtime.rank, world=self.runtime.world,
+                               pairs=train and self.config.training.mixup > 0)
         return build_loader(dataset, batches, workers=_workers(data.workers, self.runtime), prefetch=data.prefetch,
                             pin_memory=data.pin_memory and self.runtime.device.type == "cuda")
 

@@ -1,0 +1,295 @@
+"""The .ini reader: strict with today's files, kind to the old program's."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from slr import config as configuration
+from slr.config import SCHEDULER_KEYS, Config, config_from_dict, parse_config, read_config
+from slr.errors import Mistake
+from slr.paths import Experiment
+
+HERE = Experiment("S3D", "asl100", "4")
+FIVE = """
+[training]
+batch_size = 4
+update_per_step = 2
+max_epoch = 100
+
+[optimizer]
+eps = 1e-8
+backbone_init_lr = 1e-4
+backbone_weight_decay = 0
+classifier_init_lr = 1e-3
+classifier_weight_decay = 1e-4
+
+[model_params]
+drop_p = 0.3
+
+[data]
+num_frames = 32
+frame_size = 224
+"""
+
+
+def parse(text: str, changes: dict[str, str] | None = None, model: str = "S3D") -> Config:
+    return parse_config(text, Experiment(model, "asl100", "4"), changes)
+
+
+def refused(text: str, changes: dict[str, str] | None = None, model: str = "S3D") -> str:
+    with pytest.raises(Mistake) as caught:
+        parse(text, changes, model)
+    return str(caught.value)
+
+
+# --- today's files ------------------------------------------------------------------------------------------
+
+def test_five_sections_are_enough():
+    config = parse(FIVE)
+    assert config.training.batch_size == 4 and config.optimizer.eps == 1e-8 and config.model_params.drop_p == 0.3
+    assert isinstance(config.optimizer.backbone_weight_decay, float)
+    assert config.scheduler is None and config.early_stopping is None and not config.notices
+    assert config.training.precision == "auto" and config.experiment.seed == 42 and config.data.hflip == 0
+
+
+def test_old_file_as_its_user_wrote_it():
+    config = parse(FIVE + """
+[scheduler]
+type = 'CosineAnnealingLR' ; as in the paper
+tmax = 100 # epochs
+eta_min = 1e-6
+start_factor = 0.01
+end_factor = 1.0
+warmup_epochs = 5
+
+; stop when nothing moves
+[early_stopping]
+metric = ('val', 'loss')
+mode = 'min'
+patience = 20
+min_delta = 0.01
+""")
+    assert config.scheduler.type == "CosineAnnealingLR" and config.scheduler.tmax == 100
+    assert config.scheduler.eta_min == 1e-6 and config.scheduler.warmup_epochs == 5
+    assert config.early_stopping.metric == ("val", "loss") and config.early_stopping.min_delta == 0.01
+
+
+@pytest.mark.parametrize(("keys", "kind"), [
+    ("tmax = 100\neta_min = 0", "CosineAnnealingLR"),
+    ("t0 = 10\ntmult = 2\neta_min = 0", "CosineAnnealingWarmRestarts"),
+    ("t0 = 10\ntmult = 2\ntmax = 30", "CosineAnnealingWarmRestarts"),
+])
+def test_missing_type_follows_from_the_keys(keys, kind):
+    config = parse(FIVE + f"[scheduler] \n{keys}\n")  # with the blank that such files have behind the bracket
+    assert config.scheduler.type == kind
+    assert any("no type" in notice for notice in config.notices)
+    assert ("tmax" in str(config.notices)) == (kind != "CosineAnnealingLR" and "tmax" in keys)
+
+
+def test_early_stopping_as_a_dict_under_training():
+    text = FIVE.replace("max_epoch = 100", "max_epoch = 100\nearly_stopping = {'metric': ('val', 'acc'), "
+                        "'mode': 'max', 'patience': 3, 'min_delta': 0.1}")
+    config = parse(text)
+    assert config.early_stopping.metric == ("val", "acc") and config.early_stopping.patience == 3
+    assert "training.early_stopping" in config.notices[0]
+    assert "two places" in refused(text + "[early_stopping]\nmetric = ('val', 'loss')\n")
+    assert "is no dict" in refused(FIVE.replace("max_epoch = 100", "max_epoch = 100\nearly_stopping = 5"))
+    assert parse(FIVE.replace("max_epoch = 100", "max_epoch = 100\nearly_stopping = None")).early_stopping is None
+
+
+def test_keys_that_the_old_program_knew():
+    config = parse(FIVE + "frame_size_strategy = 'pad'\nspatial_aug = True\n")
+    assert len(config.notices) == 2 and all("does nothing here" in notice for notice in config.notices)
+
+
+def test_without_model_params():
+    text = FIVE.replace("[model_params]\ndrop_p = 0.3\n", "")
+    config = parse(text)
+    assert config.model_params.drop_p == 0 and "drop_p" in config.notices[0]
+
+
+@pytest.mark.parametrize(("written", "read"), [
+    ("'a ;b'", "a ;b"), ('"a # b"', "a # b"), ("'#fff'", "#fff"), ("plain", "plain"), ("plain ; not this", "plain"),
+    ("'it''s' ; x", "its"), ("'50%'", "50%"), ("%04d", "%04d"), ("%(root)s", "%(root)s"), ("2024", "2024"),
+    ("a;b", "a;b"), ("C:/clips", "C:/clips"), ("a = b", "a = b"), ("don't ; panic", "don't"), ("", ""), ("; all", ""),
+])
+def test_texts_comments_and_quotes(written, read):
+    assert parse(FIVE + f"root = {written}\n").data.root == read
+
+
+@pytest.mark.parametrize("text", [
+    "﻿" + FIVE, FIVE.replace("\n", "\r\n"), FIVE.replace(" = ", "="), FIVE.replace("batch_size", "Batch_Size"),
+    FIVE.replace("= 4", "=    4   ; four"), "# a\n; b\n" + FIVE, FIVE.replace("\n[", "\n  \n["),
+    FIVE.replace("[training]", "[training] ; the loop"),
+], ids=range(8))
+def test_spellings_of_the_same_file(text, tmp_path):
+    file = tmp_path / "S3D_004.ini"
+    file.write_bytes(text.encode())
+    assert read_config(HERE, file=file) == parse(FIVE)
+
+
+def test_a_tuple_over_two_lines():
+    assert parse(FIVE + "jitter = (0.1, 0.1, ; first two\n    0.2, 0.0)\n").data.jitter == (0.1, 0.1, 0.2, 0.0)
+
+
+def test_overrides():
+    config = parse(FIVE, {"training.batch_size": "16", "data.root": "a;b", "experiment.seed": "7",
+                          "data.jitter": "(0, 0, 0, 0)", "training.compile": "true"})
+    assert (config.training.batch_size, config.data.root, config.experiment.seed) == (16, "a;b", 7)
+    assert config.data.jitter == (0, 0, 0, 0) and config.training.compile is True
+    assert parse(FIVE, {"model_params.drop_path": "0.3"}, "Swin3D_T").model_params.drop_path == 0.3
+
+
+# --- what is refused, and in which words --------------------------------------------------------------------
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("batch_size = 4", "batch_sise = 4", ["[training] has no key batch_sise", "did you mean batch_size?", "max_epoch"]),
+    ("[data]", "[date]", ["no section [date]", "did you mean data?"]),
+    ("[training]", "[DEFAULT]\nx = 1\n[training]", ["no section [DEFAULT]"]),
+    ("batch_size = 4\n", "", ["[training] lacks batch_size", "add `batch_size"]),
+    ("batch_size = 4", "batch_size = four", ["training.batch_size must be a whole number", "'four' is str"]),
+    ("batch_size = 4", "batch_size = 4.0", ["training.batch_size must be a whole number"]),
+    ("batch_size = 4", "batch_size = True", ["training.batch_size must be a whole number"]),
+    ("batch_size = 4", "batch_size = 0", ["training.batch_size is out of range", "at least 1"]),
+    ("batch_size = 4", "batch_size = '4'", ["training.batch_size must be a whole number", "quotes"]),
+    ("batch_size = 4", "batch_size =", ["training.batch_size must be a whole number"]),
+    ("batch_size = 4", "batch_size = 4\nbatch_size = 5", ["is no .ini file", "batch_size"]),
+    ("batch_size = 4", "batch_size", ["is no .ini file"]),
+    ("batch_size = 4", "batch_size = 4\nprecision = 'fp8'", ["training.precision has no such value", "bf16"]),
+    ("eps = 1e-8", "eps = 0", ["optimizer.eps is out of range", "above 0"]),
+    ("eps = 1e-8", "eps = 1e999", ["optimizer.eps is no finite number"]),
+    ("eps = 1e-8", "eps = 1" + "0" * 400, ["optimizer.eps must be a number"]),
+    ("eps = 1e-8", "eps = 1e-8\nbetas = (0.9, 1.0)", ["optimizer.betas out of range"]),
+    ("eps = 1e-8", "eps = 1e-8\nbetas = 0.9", ["optimizer.betas must be 2 values in parentheses"]),
+    ("drop_p = 0.3", "drop_p = 1.3", ["model_params.drop_p is out of range", "at most 1"]),
+    ("drop_p = 0.3", "drop_p = 0\ndrop_path = 0.1", ["S3D has no stochastic depth", "leave the key out"]),
+    ("frame_size = 224", "frame_size = 8", ["S3D cannot take such clips", "data.frame_size"]),
+    ("num_frames = 32", "num_frames = 3", ["S3D cannot take such clips", "data.num_frames"]),
+    ("frame_size = 224", "frame_size = 224\njitter = (0, 0, 0, 1)", ["data.jitter out of range", "hue"]),
+    ("frame_size = 224", "frame_size = 224\nstore = 'jpg'", ["data.store", "did you mean jpeg?"]),
+])
+def test_refusals_name_section_key_and_way_out(old, new, words):
+    said = refused(FIVE.replace(old, new))
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize(("section", "words"), [
+    ("type = 'Cosine'", ["scheduler.type has no such value", "CosineAnnealingLR"]),
+    ("type = 'CosineAnnealingLR'", ["lacks tmax"]),
+    ("type = 'CosineAnnealingWarmRestarts'\nt0 = 3", ["lacks tmult"]),
+    ("type = 'WarmOnly'", ["lacks warmup_epochs"]),
+    ("eta_min = 0", ["[scheduler] lacks type"]),
+    ("type = 'WarmOnly'\nwarmup_epochs = 3\nstart_factor = 1\nend_factor = 0.5", ["warm-up goes down"]),
+    ("type = 'ReduceLROnPlateau'\nfactor = 1", ["scheduler.factor is out of range"]),
+])
+def test_impossible_schedulers(section, words):
+    said = refused(FIVE + "[scheduler]\n" + section + "\n")
+    for word in words:
+        assert word in said
+
+
+def test_other_impossible_combinations():
+    stopping = "[early_stopping]\nmetric = ('{}', 'loss')\nmode = 'min'\npatience = 1\nmin_delta = 0\n"
+    assert "early_stopping.metric cannot be" in refused(FIVE + stopping.format("test"))
+    assert "Swin3D_T has no batch-norm" in refused(FIVE, {"model_params.bn_momentum": "0.1"}, "Swin3D_T")
+    assert "the sections are" in refused(FIVE, {"trainig.batch_size": "2"})
+    assert "there is no section []" in refused(FIVE, {".x": "2"})
+
+
+def test_files_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("slr.paths.CONFIGS", tmp_path)
+    (tmp_path / "asl100").mkdir()
+    for number in ("000", "003"):
+        (tmp_path / "asl100" / f"S3D_{number}.ini").write_text(FIVE)
+    with pytest.raises(Mistake, match=r"no experiment 4 for S3D on asl100: .*S3D_004.ini is missing \(there is 000, 003"):
+        read_config(HERE)
+    with pytest.raises(Mistake, match="behind -c"):
+        read_config(HERE, file=tmp_path / "none.ini")
+    binary = tmp_path / "x.ini"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Mistake, match="cannot be read"):
+        read_config(HERE, file=binary)
+    assert read_config(Experiment("S3D", "asl100", "3.2")).exp_no == "3.2"  # an enumerated run shares the file
+
+
+# --- every config reads back as itself ----------------------------------------------------------------------
+
+def _value(hint, rules) -> st.SearchStrategy:
+    if rules["choices"]:
+        return st.sampled_from(rules["choices"])
+    low = max(x for x in (rules["low"], rules["above"], -1e6) if x is not None)
+    high = rules["high"] if rules["high"] is not None else 1e6
+    floats = st.floats(low, high, allow_nan=False, exclude_min=rules["above"] is not None)
+    return {int: st.integers(int(low), int(high)), float: floats, bool: st.booleans(),
+            str: st.text(st.characters(codec="utf-8"), max_size=12), int | None: st.none() | st.integers(int(low), 1000),
+            float | None: st.none() | floats, tuple[float, float]: st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
+            tuple[float, float, float, float]: st.tuples(*[st.floats(0, 0.5)] * 4),
+            tuple[str, str]: st.tuples(st.sampled_from(["val", "train"]), st.sampled_from(["loss", "acc"]))}[hint]
+
+
+@st.composite
+def configs(draw) -> Config:
+    sections = {}
+    for name, cls in configuration.SECTIONS.items():
+        hints = configuration.typing.get_type_hints(cls)
+        if name not in configuration.OPTIONAL or draw(st.booleans()):
+            sections[name] = cls(**{f.name: draw(_value(hints[f.name], f.metadata)) for f in dataclasses.fields(cls)})
+        else:
+            sections[name] = None
+    assume(sections["data"].num_frames >= 5 and sections["data"].frame_size >= 17)
+    sections["model_params"] = dataclasses.replace(sections["model_params"], drop_path=None)
+    plan = sections["scheduler"]
+    if plan:
+        idle = {f.name: f.default for f in dataclasses.fields(plan) if f.name not in SCHEDULER_KEYS[plan.type]}
+        needed = {"tmax", "t0", "tmult", "warmup_epochs"} & SCHEDULER_KEYS[plan.type]
+        plan = dataclasses.replace(plan, **{k: getattr(plan, k) or 3 for k in needed})
+        sections["scheduler"] = dataclasses.replace(plan, **idle, start_factor=min(plan.start_factor, plan.end_factor))
+    return Config("S3D", "asl100", "4", **sections)
+
+
+@settings(max_examples=60, deadline=None)
+@given(configs())
+def test_as_ini_reads_back_as_the_same_config(config):
+    again = parse(config.as_ini())
+    assert again == config and not again.notices
+    assert config_from_dict(config.as_dict()) == config
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=200) | st.text("[]=;#'\"(){},\n abc1.-e%\\\t", max_size=200))
+def test_no_text_makes_it_fall_over(text):
+    for source in (text, FIVE + text, FIVE + "root = " + text.replace("\n", " ").replace("\r", " ")):
+        try:
+            parse(source)
+        except Mistake as error:
+            assert error.wrong and str(error)
+
+
+def test_checkpoints_of_other_versions():
+    plain = parse(FIVE).as_dict()
+    plain["data"]["a_key_of_tomorrow"] = 1
+    del plain["data"]["hflip"]
+    assert config_from_dict(plain) == parse(FIVE)
+
+
+def test_config_needs_no_torch():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import slr.config; print({'torch', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, str(Path(configuration.__file__).parents[1])],
+                          capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_every_config_of_the_project_reads():
+    from slr.paths import CONFIGS, shown
+
+    files = sorted(CONFIGS.glob("*/*.ini"))
+    for file in files:
+        model, _, number = file.stem.rpartition("_")
+        config = read_config(Experiment(model, file.parent.name, number), file=file)
+        assert not config.notices, shown(file)

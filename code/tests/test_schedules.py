@@ -1,0 +1,141 @@
+"""The closed forms against PyTorch's schedulers of the same names."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim import lr_scheduler as torch_schedules
+
+from slr.schedules import EarlyStopping, Plateau, Schedule
+
+BASE = [1e-3, 0.02]
+EPOCHS = 40
+
+
+def optimizer() -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "lr": rate} for rate in BASE], lr=1)
+
+
+def torch_rates(build, epochs: int = EPOCHS) -> list[list[float]]:
+    sgd = optimizer()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SequentialLR's own use of step(epoch)
+        plan = build(sgd)
+        rows = []
+        for _ in range(epochs):
+            rows.append([group["lr"] for group in sgd.param_groups])
+            sgd.step()
+            plan.step()
+    return rows
+
+
+def ours(plan: Schedule, epochs: int = EPOCHS) -> list[list[float]]:
+    return [plan.rates(epoch) for epoch in range(epochs)]
+
+
+def close(one: list[list[float]], other: list[list[float]]) -> bool:
+    return torch.allclose(torch.tensor(one), torch.tensor(other), rtol=1e-6, atol=1e-12)
+
+
+def test_constant():
+    assert ours(Schedule(BASE)) == [BASE] * EPOCHS
+
+
+def test_cosine():
+    """Past tmax it rises again, as PyTorch's closed form does."""
+    theirs = torch_rates(lambda o: torch_schedules.CosineAnnealingLR(o, 30, eta_min=1e-4))
+    assert close(ours(Schedule(BASE, "CosineAnnealingLR", tmax=30, eta_min=1e-4)), theirs)
+
+
+@pytest.mark.parametrize("tmult", [1, 2, 3])
+def test_warm_restarts(tmult):
+    theirs = torch_rates(lambda o: torch_schedules.CosineAnnealingWarmRestarts(o, 5, tmult, eta_min=1e-5))
+    assert close(ours(Schedule(BASE, "CosineAnnealingWarmRestarts", t0=5, tmult=tmult, eta_min=1e-5)), theirs)
+
+
+@pytest.mark.parametrize("kind", ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"])
+def test_behind_a_warm_up(kind):
+    def build(o):
+        then = (torch_schedules.CosineAnnealingLR(o, 20) if kind == "CosineAnnealingLR"
+                else torch_schedules.CosineAnnealingWarmRestarts(o, 6, 2))
+        first = torch_schedules.LinearLR(o, start_factor=0.1, end_factor=0.8, total_iters=4)
+        return torch_schedules.SequentialLR(o, [first, then], milestones=[4])
+
+    plan = Schedule(BASE, kind, tmax=20, t0=6, tmult=2, start_factor=0.1, end_factor=0.8, warmup_epochs=4)
+    assert close(ours(plan), torch_rates(build))
+
+
+def test_warm_only():
+    plan = Schedule(BASE, "WarmOnly", start_factor=0.01, end_factor=0.5, warmup_epochs=7)
+    assert close(ours(plan), torch_rates(lambda o: torch_schedules.LinearLR(o, 0.01, 0.5, 7)))
+
+
+@given(st.sampled_from(["min", "max"]), st.sampled_from(["rel", "abs"]), st.integers(0, 3), st.integers(0, 2),
+       st.lists(st.floats(0.01, 10) | st.just(float("nan")), min_size=20, max_size=20))
+def test_plateau(mode, threshold_mode, patience, cooldown, values):
+    sgd = optimizer()
+    torchs = torch_schedules.ReduceLROnPlateau(sgd, mode, 0.3, patience, 0.05, threshold_mode, cooldown, 1e-6, 1e-8)
+    plan = Schedule(BASE, "ReduceLROnPlateau", min_lr=1e-6,
+                    plateau=Plateau(mode, 0.3, patience, 0.05, threshold_mode, cooldown))
+    for epoch, value in enumerate(values):
+        torchs.step(value)
+        plan.observe(epoch, value)
+        plan.load_state_dict(plan.state_dict())
+        assert plan.rates(epoch + 1) == pytest.approx([group["lr"] for group in sgd.param_groups], rel=1e-9)
+
+
+def test_by_step_it_passes_through_the_epochs():
+    for plan in (Schedule(BASE, "CosineAnnealingLR", tmax=9, start_factor=0.1, warmup_epochs=2, every="step"),
+                 Schedule(BASE, "CosineAnnealingWarmRestarts", t0=3, tmult=2, every="step")):
+        whole = Schedule(**{**vars(plan), "every": "epoch"})
+        assert ours(plan) == ours(whole)
+        fine = [plan.rates(epoch, step, 10)[0] for epoch in range(3) for step in range(10)]
+        assert len(set(fine)) == 30
+        assert all(whole.rates(epoch, step, 10) == whole.rates(epoch) for epoch in range(3) for step in range(10))
+
+
+def test_warm_up_by_step_is_linear():
+    plan = Schedule([1.0], "WarmOnly", start_factor=0.1, end_factor=1.0, warmup_epochs=2, every="step")
+    fine = [plan.rates(epoch, step, 5)[0] for epoch in range(2) for step in range(5)]
+    assert fine == pytest.approx([0.1 + 0.09 * i for i in range(10)]) and plan.rates(2) == [1.0]
+
+
+def test_plateau_waits_for_the_warm_up():
+    plan = Schedule([1.0], "ReduceLROnPlateau", warmup_epochs=3, start_factor=0.1,
+                    plateau=Plateau("min", 0.1, 0, 0.0, "rel", 0))
+    for epoch in range(3):
+        plan.observe(epoch, 1.0)
+    assert plan.rates(3) == [1.0]  # the first value it saw is epoch 2's
+    plan.observe(3, 1.0)
+    assert plan.rates(4) == pytest.approx([0.1])
+
+
+def test_a_base_rate_that_was_changed_stays_changed():
+    old = Schedule([1.0, 2.0], "ReduceLROnPlateau", plateau=Plateau("min", 0.1, 0, 0.0, "rel", 0))
+    old.observe(0, 1.0)
+    old.observe(1, 1.0)
+    new = Schedule([1.0, 4.0], "ReduceLROnPlateau", plateau=Plateau("min", 0.1, 0, 0.0, "rel", 0))
+    new.load_state_dict(old.state_dict())
+    assert new.rates(2) == pytest.approx([0.1, 0.4])
+    constant = Schedule([5.0])
+    constant.load_state_dict(Schedule([1.0]).state_dict())
+    assert constant.rates(0) == [5.0]
+
+
+def test_early_stopping_waits_and_counts_from_the_best():
+    stop = EarlyStopping(("val", "loss"), "min", patience=2, min_delta=0.1)
+    told = []
+    for value in (1.0, 0.95, 0.8, 0.75, 0.69, 0.68, 0.66):
+        told.append(stop.observe(value))
+        copy = EarlyStopping(("val", "loss"), "min", patience=2, min_delta=0.1)
+        copy.load_state_dict(stop.state_dict())
+        stop = copy
+    assert told == [False, False, False, False, False, False, True] and stop.over and stop.best == 0.69
+
+
+def test_early_stopping_upwards_and_through_nan():
+    stop = EarlyStopping(("val", "acc"), "max", patience=2, min_delta=0.0)
+    assert [stop.observe(v) for v in (math.nan, 0.1, 0.2, 0.2, 0.3, 0.1, 0.1)] == [False] * 6 + [True]
