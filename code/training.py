@@ -203,6 +203,8 @@ def train(args: argparse.Namespace, config: Config, experiment: Experiment) -> N
         try:
             if experiment.checkpoint_set and args.enum_chck and book.writes:
                 put_by(experiment)
+            if args.recover:
+                book.take_up()
             book.tell(state="starting")
             last = checkpoint.newest(experiment.checkpoints) if args.recover else None
             content = checkpoint.load(last) if last else {}

@@ -193,10 +193,10 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
     training.steps = math.ceil(len(loaders["train"].batch_sampler) / plan.update_per_step)
     if keeper.writes:
         checkpoint.sweep(keeper.folder)
-    book.tell(state="running", epoch=training.epoch, steps=training.steps,
-              pids=runtime.gather(book.status["pids"][0]))
     clock = _Clock()
-    with StopFlag() as stop:
+    with StopFlag() as stop:  # before anyone is told whom to signal
+        book.tell(state="running", epoch=training.epoch, steps=training.steps,
+                  pids=runtime.gather(book.status["pids"][0]))
         try:
             check_gradients(training, loaders["train"])
             while training.epoch < plan.epochs and not (training.stopper and training.stopper.over):
@@ -345,7 +345,7 @@ def _forward_backward(training: Fit, batch: dict[str, Any], share: float) -> tor
     parts = task.losses(output.float(), batch)
     _name_totals(training, parts)
     counts = torch.tensor([count * ghost for _, count in parts.values()], dtype=torch.float64)
-    everywhere = runtime.sum(counts.to(runtime.device)) if runtime.world > 1 else counts
+    everywhere = runtime.sum(counts.to(runtime.device, copy=True)) if runtime.world > 1 else counts
     means = [weight * parts[name][0] / everywhere[list(parts).index(name)].clamp(min=1).float()
              for name, weight in task.weights.items()]
     training.scaler.scale(torch.stack(means).sum() * (share * ghost * runtime.world)).backward()

@@ -148,6 +148,12 @@ class Logbook:
         self.listeners += listeners
         self.status["wandb_url"] = next((x.url for x in self.listeners if getattr(x, "url", None)), None)
 
+    def take_up(self) -> None:
+        """A resumed run still knows the best score, the checkpoint and the peak memory that it had."""
+        if self.status_file.is_file():
+            before = json.loads(self.status_file.read_text(encoding="utf-8"))
+            self.status.update({k: before[k] for k in ("best", "checkpoint", "peak_memory") if k in before})
+
     @property
     def wandb_id(self) -> str | None:
         return next((x.id for x in self.listeners if getattr(x, "id", None)), None)

@@ -114,8 +114,8 @@ _PIXELS = 4
 
 
 def _coloured(clips: torch.Tensor, draws: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor,
-              white: float = 1.0) -> torch.Tensor:
-    """scale * colour(clips / white) + shift, channel by channel, in one matrix product and one clamp."""
+              white: float = 1.0, into: torch.Tensor | None = None) -> torch.Tensor:
+    """scale * colour(clips / white) + shift, channel by channel, in one matrix product and one clamp (into `into`)."""
     n, width = len(clips), clips.shape[3]
     matrix = colour_matrix(draws).transpose(1, 2)
     contrast = draws[:, 2].view(n, 1, 1)
@@ -125,8 +125,9 @@ def _coloured(clips: torch.Tensor, draws: torch.Tensor, scale: torch.Tensor, shi
     offset = (1 - contrast) * grey * scale + shift
     together = math.gcd(_PIXELS, clips[0].numel() // 3)
     turn = torch.kron(torch.eye(together, device=clips.device), (contrast / white * matrix * scale).contiguous())
-    moved = torch.baddbmm(offset.repeat(1, 1, together), clips.reshape(n, -1, together * 3), turn)
-    return moved.view(rows.shape).clamp_(shift.repeat(width), (scale + shift).repeat(width)).view(clips.shape)
+    moved = torch.baddbmm(offset.repeat(1, 1, together), clips.reshape(n, -1, together * 3), turn).view(rows.shape)
+    out = None if into is None else into.view(rows.shape)
+    return torch.clamp(moved, shift.repeat(width), (scale + shift).repeat(width), out=out).view(clips.shape)
 
 
 def to_input(clips: torch.Tensor, draws: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], *,
@@ -144,26 +145,35 @@ def to_input(clips: torch.Tensor, draws: torch.Tensor, mean: tuple[float, ...], 
     flipped = (draws[:, 0] > 0.5).tolist()  # asked of the CPU's copy: no wait for the GPU
     coloured = (draws[:, 1:5] != draws.new_tensor(no_draw())[1:5]).any(1).tolist()
     there = draws.to(clips.device, non_blocking=True)
-    # A clip at a time stays in a CPU's cache; a GPU takes the batch as a whole.
-    step = 1 if clips.device.type == "cpu" else max(1, len(clips))
+    on_cpu = clips.device.type == "cpu"
+    step = 1 if on_cpu else max(1, len(clips))  # a GPU takes the batch as a whole
     for first in range(0, len(clips), step):
         part = slice(first, first + step)
-        for x, clip, flip in zip(inputs[part], clips[part], flipped[part], strict=True):
-            x.copy_(clip.flip(2) if flip else clip)
-        _normalise(inputs[part], there[part] if any(coloured[part]) else None, scale, shift)
+        draws_here = there[part] if any(coloured[part]) else None
+        _normalise(inputs[part], clips[part], flipped[part], draws_here, scale, shift, 4 if on_cpu else clips.shape[1])
         if subtract_clip_mean:
             inputs[part] -= inputs[part].mean(1, keepdim=True)
     return inputs.permute(0, 4, 1, 2, 3)
 
 
-def _normalise(x: torch.Tensor, draws: torch.Tensor | None, scale: torch.Tensor, shift: torch.Tensor) -> None:
-    """In place, (N, T, H, W, 3) from 0..255: coloured, where there are draws, then scale * x / 255 + shift."""
+def _normalise(x: torch.Tensor, clips: torch.Tensor, flipped: list[bool], draws: torch.Tensor | None,
+               scale: torch.Tensor, shift: torch.Tensor, frames: int) -> None:
+    """Into x: the clips flipped, coloured where there are draws, then scale * value / 255 + shift.
+
+    Without colours by so many `frames` at a time, that a CPU's cache holds them.
+    """
+    length, width = x.shape[1], x.shape[3]
+    frames = length if draws is not None else frames
+    factor, term = (scale / 255).repeat(width), shift.repeat(width)  # a broadcast over three numbers alone is slow
+    for first in range(0, length, frames):
+        part = slice(first, first + frames)
+        for target, clip, flip in zip(x[:, part], clips[:, part], flipped, strict=True):
+            target.copy_(clip.flip(2) if flip else clip)
+        if draws is None:
+            rows = x[:, part].view(-1, width * 3)
+            torch.addcmul(term, rows, factor, out=rows)
     if draws is not None:
-        x.copy_(_coloured(x, draws, scale, shift, white=255))
-        return
-    width = x.shape[3]
-    rows = x.view(-1, width * 3)  # whole rows: a broadcast over three channels alone is slow
-    torch.addcmul(shift.repeat(width), rows, (scale / 255).repeat(width), out=rows)
+        _coloured(x, draws, scale, shift, white=255, into=x)
 
 
 def partners(n: int, device: torch.device | str = "cpu") -> torch.Tensor:

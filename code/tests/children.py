@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torchvision", "cv2", "matplotlib.pyplot", "torch.utils.flop_counter",
-                                 "torch._dynamo"])
+_context.set_forkserver_preload(["torch", "torchvision", "cv2", "matplotlib.pyplot", "seaborn", "torch._dynamo",
+                                 "torch.utils.flop_counter"])
 LIMIT = 120.0
 
 
@@ -64,6 +64,17 @@ def script(name: str, *words: str) -> Any:
 
     sys.argv = [f"{name}.py", *words]
     return import_module(name).main()
+
+
+def write_checkpoint_on_a_full_disk(path: Path) -> None:
+    import resource
+
+    import torch
+
+    from slr import checkpoint
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    checkpoint.save(path, {"model_state_dict": {"a": torch.zeros(100_000)}})
 
 
 def kill_at(event: int) -> None:

@@ -2,14 +2,12 @@
 
 import os
 import pickle
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from children import Child, write_checkpoint_on_a_full_disk
 from torch import nn
 
 from slr import checkpoint
@@ -40,22 +38,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert checkpoint.load(path)["epoch"] == 1 and len(list(tmp_path.iterdir())) == 1
 
 
-def full_disk(path: Path) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-    try:
-        checkpoint.save(path, {"model_state_dict": {"a": torch.zeros(100_000)}})
-    except Mistake as error:
-        print(error.wrong, "|", error.found)
-
-
 def test_a_full_disk_is_no_bug(tmp_path):
     """torch's writer turns the system's error into one of its own."""
     path = save(tmp_path / "x.pth", epoch=1)
-    program = f"import test_checkpoint; from pathlib import Path; test_checkpoint.full_disk(Path({str(path)!r}))"
-    code = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100,
-                          env={**os.environ, "PYTHONPATH": f"{code}:{code / 'tests'}"})
-    assert "cannot be written | [Errno 27] File too large" in done.stdout, done.stderr
+    child = Child(write_checkpoint_on_a_full_disk, path, log=tmp_path / "said")
+    assert child.wait() == 2
+    assert "cannot be written: [Errno 27] File too large" in child.said()
     assert checkpoint.load(path)["epoch"] == 1
 
 

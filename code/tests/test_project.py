@@ -265,8 +265,18 @@ def test_help_needs_no_torch(script, tmp_path):
     assert not imported & {"torch", "torchvision", "cv2", "matplotlib", "wandb", "sklearn"}
 
 
-def test_code_is_no_package():
-    assert not (ROOT / "code" / "__init__.py").exists()
+def test_the_plan_of_the_code_is_the_code():
+    """The floors of code/README.md are those that test_floors.py guards; its tree names every module."""
+    from test_floors import FLOORS
+
+    text = (ROOT / "code" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| ([^|]+) \|", text, re.M)
+    drawn = {int(floor): set(rooms.replace("/", "").split(", ")) for floor, rooms in rows}
+    there = {path.stem for path in (ROOT / "code" / "slr").iterdir()}
+    assert {floor: drawn[floor] for floor in FLOORS} == {n: set(rooms) & there for n, rooms in FLOORS.items()}
+    tree = text[:text.index("## Floors")]
+    for path in (ROOT / "code" / "slr").rglob("*.py"):
+        assert path.name == "__init__.py" or path.name in tree, path
 
 
 def test_ci_runs_make_test():

@@ -1,0 +1,381 @@
+"""The loop on a task of milliseconds: steps, remainders, averages, what stops it, and what it keeps."""
+
+import dataclasses
+import math
+import os
+import signal
+from pathlib import Path
+
+import micro
+import pytest
+import torch
+from micro import Micro
+from torch import nn
+
+from slr import checkpoint, engine
+from slr.config import parse_config
+from slr.engine import FitPlan, Keeper
+from slr.errors import Interrupted, Mistake, NonFinite, NothingToTrainOn, OutOfMemory
+from slr.logbook import Logbook, read_log
+from slr.paths import Experiment
+from slr.runtime import Runtime
+from slr.schedules import Plateau
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def task(sizes: dict[str, int] | None = None, fail: str = "", **changes: object) -> Micro:
+    CPU.seed(0)
+    config = parse_config(micro.INI, Experiment("S3D", "little", "1"), {k.replace("__", "."): str(v) for k, v in
+                                                                        changes.items()})
+    return Micro(config, CPU, sizes, fail)
+
+
+def plan(**changes) -> FitPlan:
+    return FitPlan(**{"epochs": 3, "update_per_step": 2, **changes})
+
+
+def fit(folder: Path, of: Micro, how: FitPlan, load: str = "") -> tuple[engine.Fit, list[dict]]:
+    """Train into `folder`, from its checkpoint `load` on; the finished Fit and its log."""
+    training = engine.start(of, how, CPU)
+    if load:
+        training.load(checkpoint.load(folder / load), load)
+    book = Logbook(folder, how.epochs)
+    book.keep_until(training.epoch)
+    engine.fit(training, book, Keeper(folder, {"model": "Micro", "meta": of.meta()}))
+    return training, read_log(folder / "log.jsonl")
+
+
+def weights(of: Micro) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(of.model.parameters()).detach().clone()
+
+
+def figures(rows: list[dict]) -> list[tuple]:
+    return [(row["epoch"], row["train"], row["val"], row["lr"]) for row in rows]
+
+
+# --- steps --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("whole", "batch", "portions"), [(4, 2, 2), (6, 2, 3), (4, 1, 4), (8, 2, 4)])
+def test_accumulated_batches_are_one_large_batch(tmp_path, whole, batch, portions):
+    """Eleven items leave a remainder each time, in the last group and in the last batch."""
+    large, small = task(training__batch_size=whole), task(training__batch_size=batch)
+    one = fit(tmp_path / "a", large, plan(update_per_step=1))[1]
+    other = fit(tmp_path / "b", small, plan(update_per_step=portions))[1]
+    assert torch.allclose(weights(large), weights(small), atol=1e-6)
+    for a, b in zip(one, other, strict=True):
+        assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], abs=1e-6)
+
+
+def test_every_item_weighs_the_same_in_an_uneven_step():
+    """Three batches of 4, 4 and 3 items: the gradient is the mean over the eleven."""
+    of = task()
+    training = engine.start(of, plan(update_per_step=3, clip_norm=0.0), CPU)
+    loader = of.loader("train", train=True)
+    loader.batch_sampler.start(0)
+    batches = list(loader)
+    whole = {k: torch.cat([b[k] for b in batches]) for k in ("points", "labels", "draws")}
+    nn.functional.cross_entropy(of.model(whole["points"]), whole["labels"]).backward()
+    expected = [p.grad.clone() for p in of.model.parameters()]
+    of.model.zero_grad()
+    found = []
+    training.optimizer.step = lambda: found.extend(p.grad.clone() for p in of.model.parameters())
+    sums = engine.optimise(training, batches, loader.batch_sampler.sizes())
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, found, strict=True))
+    assert sums[:, 1].tolist() == [11, 11]
+
+
+def test_groups_of():
+    assert list(engine.groups_of(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(engine.groups_of(iter([]), 2)) == []
+
+
+def test_the_log_tells_the_truth(tmp_path):
+    of = task()
+    training, rows = fit(tmp_path, of, plan(ema=0.5))
+    loader = of.loader("val", train=False)
+    means, records = engine.evaluate(of, loader, CPU, model=training.scored_model, decode=True)
+    assert means == rows[-1]["val"] and [row["id"] for row in records] == [f"val{i}" for i in range(7)]
+    labels = torch.arange(7) % 3
+    logits = training.scored_model.eval()(torch.cat([b["points"] for b in loader]))
+    assert means["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), abs=1e-6)
+    assert means["acc"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert rows[0]["lr"] == {"backbone": 0.01, "classifier": 0.01} and rows[0]["peak_memory"] > 0
+    assert set(rows[0]) == {"epoch", "train", "val", "lr", "seconds", "clips_per_s", "peak_memory", "commit"}
+
+
+def test_evaluation_changes_nothing(tmp_path):
+    of = task(model_params__drop_p=0.5)
+    of.model.train()
+    before, rng = weights(of), torch.get_rng_state()
+    engine.evaluate(of, of.loader("val", train=False), CPU)
+    assert of.model.training and torch.equal(before, weights(of)) and torch.equal(rng, torch.get_rng_state())
+
+
+def test_rates_follow_the_plan(tmp_path):
+    rows = fit(tmp_path, task(), plan(epochs=4, schedule={"type": "CosineAnnealingLR", "tmax": 2, "start_factor": 0.1,
+                                                          "warmup_epochs": 2}))[1]
+    assert [row["lr"]["backbone"] for row in rows] == pytest.approx([0.001, 0.0055, 0.01, 0.005])
+
+
+def test_clipping_limits_the_step():
+    of = task()
+    training = engine.start(of, plan(clip_norm=1e-3), CPU)
+    loader = of.loader("train", train=True)
+    norms = []
+    training.optimizer.step = lambda: norms.append(torch.cat([p.grad.flatten() for p in of.model.parameters()]).norm())
+    engine.optimise(training, [next(iter(loader))], [4])
+    assert norms[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_average_follows_the_weights():
+    of = task()
+    training = engine.start(of, plan(ema=0.9), CPU)
+    loader, mean, count = of.loader("train", train=True), None, 0
+    loader.batch_sampler.start(0)
+    for batch in loader:
+        engine.optimise(training, [batch], [len(batch["ids"])])
+        if mean is None:
+            mean = weights(of)
+        else:
+            decay = min(0.9, (1 + count) / (10 + count))
+            mean = decay * mean + (1 - decay) * weights(of)
+        count += 1
+    averaged = nn.utils.parameters_to_vector(training.scored_model.parameters())
+    assert torch.allclose(averaged, mean, atol=1e-6) and not torch.allclose(averaged, weights(of), atol=1e-4)
+
+
+# --- what is kept -------------------------------------------------------------------------------------------
+
+def test_files_of_a_run(tmp_path):
+    of = task()
+    training, rows = fit(tmp_path, of, plan(epochs=5, save_every=2, ema=0.5))
+    names = sorted(p.name for p in tmp_path.glob("*.pth"))
+    assert names == ["best.pth", "checkpoint_002.pth", "checkpoint_004.pth", "checkpoint_005.pth"]
+    best, last = checkpoint.load(tmp_path / "best.pth"), checkpoint.load(tmp_path / "checkpoint_005.pth")
+    losses = [row["val"]["loss"] for row in rows]
+    assert best["epoch"] == 1 + losses.index(min(losses)) and best["metrics"]["val"] == rows[best["epoch"] - 1]["val"]
+    assert "resume" not in best and last["resume"]["epoch"] == 5 and best["model"] == "Micro"
+    assert all(torch.equal(v, of.model.state_dict()[k]) for k, v in last["model_state_dict"].items())
+
+
+def test_best_holds_the_average(tmp_path):
+    of = task()
+    training, rows = fit(tmp_path, of, plan(epochs=1, ema=0.9))
+    best = checkpoint.load(tmp_path / "best.pth")["model_state_dict"]
+    assert all(torch.equal(v, training.ema.module.state_dict()[k]) for k, v in best.items())
+    assert not torch.equal(best["backbone.0.weight"], of.model.state_dict()["backbone.0.weight"])
+    assert best.keys() == of.model.state_dict().keys()
+
+
+def test_best_by_accuracy_keeps_the_first_of_equals(tmp_path):
+    rows = fit(tmp_path, task(), plan(epochs=6, best=("acc", "max")))[1]
+    accuracies = [row["val"]["acc"] for row in rows]
+    assert checkpoint.load(tmp_path / "best.pth")["epoch"] == 1 + accuracies.index(max(accuracies))
+
+
+def test_without_validation_the_last_is_best(tmp_path):
+    of = task({"train": 11, "val": 0})
+    training, rows = fit(tmp_path, of, plan(save_every=9, ema=0.5))
+    assert [row["val"] for row in rows] == [None] * 3 and training.best is None
+    best = checkpoint.load(tmp_path / "best.pth")
+    assert best["epoch"] == 3 and sorted(p.name for p in tmp_path.glob("*.pth")) == ["best.pth", "checkpoint_003.pth"]
+    assert all(torch.equal(v, training.ema.module.state_dict()[k]) for k, v in best["model_state_dict"].items())
+
+
+def test_early_stopping_ends_the_run_for_good(tmp_path):
+    stopping = {"metric": ("val", "loss"), "mode": "min", "patience": 2, "min_delta": 100.0}
+    rows = fit(tmp_path, task(), plan(epochs=9, stopping=stopping, save_every=50))[1]
+    assert len(rows) == 3 and (tmp_path / "checkpoint_003.pth").exists()
+    assert len(fit(tmp_path, task(), plan(epochs=9, stopping=stopping), "checkpoint_003.pth")[1]) == 3
+    longer = plan(epochs=9, stopping={**stopping, "patience": 4})  # -r --set early_stopping.patience=4
+    assert len(fit(tmp_path, task(), longer, "checkpoint_003.pth")[1]) == 5
+
+
+def test_early_stopping_without_validation_watches_training(tmp_path):
+    stopping = {"metric": ("val", "loss"), "mode": "min", "patience": 1, "min_delta": 100.0}
+    assert len(fit(tmp_path, task({"train": 11, "val": 0}), plan(epochs=9, stopping=stopping))[1]) == 2
+
+
+# --- going on -----------------------------------------------------------------------------------------------
+
+FULL = {"epochs": 4, "ema": 0.9, "clip_norm": 0.5, "save_every": 2, "schedule": {
+            "type": "ReduceLROnPlateau", "plateau": Plateau("min", 0.5, 0, 0.2, "rel", 0), "warmup_epochs": 1,
+            "start_factor": 0.1, "every": "step"}}
+STATEFUL = {"model_params__drop_p": 0.3, "training__mixup": 0.4, "training__label_smoothing": 0.1}
+
+
+def full_plan(**changes) -> FitPlan:
+    fresh = dataclasses.replace(FULL["schedule"]["plateau"])
+    return plan(**{**FULL, "schedule": {**FULL["schedule"], "plateau": fresh}, **changes})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> tuple[torch.Tensor, list, Path]:
+    folder, of = tmp_path_factory.mktemp("whole"), task(**STATEFUL)
+    rows = fit(folder, of, full_plan())[1]
+    return weights(of), figures(rows), folder
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_a_signal_in_any_step_and_the_same_end(tmp_path, uninterrupted, monkeypatch, steps):
+    """Two steps an epoch, a dropout, mixup, an average, a plateau: interrupted after each step once."""
+    number, done = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)[steps % 3], []
+    real = engine.optimise
+
+    def interrupted(*words):
+        done.append(1)
+        if len(done) == steps:
+            os.kill(os.getpid(), number)
+        return real(*words)
+
+    monkeypatch.setattr(engine, "optimise", interrupted)
+    with pytest.raises(Interrupted, match=number.name) as caught:
+        fit(tmp_path, task(**STATEFUL), full_plan())
+    assert caught.value.code == 75 and "resume.pth" in str(caught.value) and len(done) == steps
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    CPU.seed(99)
+    again = task(**STATEFUL)
+    torch.rand(steps)
+    rows = fit(tmp_path, again, full_plan(), "resume.pth")[1]
+    assert torch.equal(weights(again), uninterrupted[0]) and figures(rows) == uninterrupted[1]
+    assert not (tmp_path / "resume.pth").exists()
+    for name in ("best.pth", "checkpoint_002.pth", "checkpoint_004.pth"):
+        ours, theirs = (checkpoint.load(folder / name) for folder in (tmp_path, uninterrupted[2]))
+        assert ours["epoch"] == theirs["epoch"] and ours["metrics"] == theirs["metrics"]
+        assert all(torch.equal(v, theirs["model_state_dict"][k]) for k, v in ours["model_state_dict"].items())
+
+
+def test_a_signal_in_the_validation(tmp_path, uninterrupted, monkeypatch):
+    real = engine.evaluate
+
+    def interrupted(*words, **options):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return real(*words, **options)
+
+    monkeypatch.setattr(engine, "evaluate", interrupted)
+    with pytest.raises(Interrupted, match="step 2 of 2"):
+        fit(tmp_path, task(**STATEFUL), full_plan())
+    monkeypatch.undo()
+    again = task(**STATEFUL)
+    assert figures(fit(tmp_path, again, full_plan(), "resume.pth")[1]) == uninterrupted[1]
+    assert torch.equal(weights(again), uninterrupted[0])
+
+
+def test_settings_changed_on_the_way_take_effect(tmp_path):
+    """-r with --set: rates, decay and eps are today's, moments and steps those of the checkpoint."""
+    fit(tmp_path, task(), plan(epochs=1))
+    changed = task(optimizer__backbone_init_lr=0.5, optimizer__classifier_weight_decay=0.25)
+    training = engine.start(changed, plan(epochs=2, eps=1e-3, betas=(0.5, 0.6)), CPU)
+    training.load(checkpoint.load(tmp_path / "checkpoint_001.pth"), "it")
+    assert [group["weight_decay"] for group in training.optimizer.param_groups] == [0.01, 0.25]
+    assert training.optimizer.param_groups[0]["eps"] == 1e-3
+    assert training.optimizer.param_groups[0]["betas"] == (0.5, 0.6)
+    assert training.schedule.rates(1) == [0.5, 0.01] and training.epoch == 1
+    assert all("exp_avg" in state for state in training.optimizer.state.values())
+
+
+def test_only_a_complete_checkpoint_can_be_resumed(tmp_path):
+    fit(tmp_path, task(), plan(epochs=1))
+    with pytest.raises(Mistake, match="holds weights only"):
+        fit(tmp_path, task(), plan(), "best.pth")
+
+
+# --- what stops it ------------------------------------------------------------------------------------------
+
+def test_a_loss_that_is_not_finite_names_its_clips(tmp_path):
+    with pytest.raises(NonFinite) as caught:
+        fit(tmp_path, task(fail="nan"), plan())
+    said = str(caught.value)
+    assert caught.value.code == 77 and "epoch 1" in said and "train5" in said and "clip_norm" in said
+    named = said.partition("clips ")[2].partition("\n")[0].split(", ")
+    assert len(named) <= 8 and not list(tmp_path.glob("*.pth"))  # the batches of one step, and nothing was saved
+
+
+def test_weights_spoilt_by_the_last_step_are_not_saved(tmp_path, monkeypatch):
+    of = task()
+    real, steps = engine.optimise, []
+
+    def spoil(*words):
+        sums = real(*words)
+        steps.append(1)
+        if len(steps) == 4:  # the last step of epoch 2: its loss was still finite
+            nn.init.constant_(of.model.classifier[1].weight, math.nan)
+        return sums
+
+    monkeypatch.setattr(engine, "optimise", spoil)
+    with pytest.raises(NonFinite, match="validation loss is not finite: after epoch 2"):
+        fit(tmp_path, of, plan())
+    assert checkpoint.load(checkpoint.newest(tmp_path))["epoch"] == 1
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(),
+    RuntimeError("CUDA error: out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+])
+def test_out_of_memory_says_what_to_change(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(engine, "optimise", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(OutOfMemory, match="training.update_per_step = 4") as caught:
+        fit(tmp_path, task(), plan(update_per_step=2))
+    assert caught.value.code == 76 and caught.value.__cause__ is None
+
+
+def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "optimise", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        fit(tmp_path, task(), plan())
+
+
+def test_nothing_to_train_on(tmp_path):
+    with pytest.raises(NothingToTrainOn) as caught:
+        fit(tmp_path, task({"train": 0, "val": 3}), plan())
+    assert caught.value.code == 78
+
+
+def test_a_second_interrupt_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), engine.StopFlag() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.name == "SIGINT"
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+# --- short number formats on a CPU --------------------------------------------------------------------------
+
+class Wrong(torch.autograd.Function):
+    """The identity, whose gradient is off by `factor` in short formats: what some CPU kernels do."""
+
+    @staticmethod
+    def forward(ctx, weight: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return weight.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple:
+        return gradient * ctx.factor, None
+
+
+class Odd(nn.Linear):
+    factor = math.nan
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        short = torch.is_autocast_enabled("cpu")
+        return nn.functional.linear(x, Wrong.apply(self.weight, self.factor if short else 1.0), self.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_a_short_format_are_checked_first(tmp_path, dtype):
+    of = task(model_params__drop_p=0.5)
+    before, rng = weights(of), torch.get_rng_state()
+    training = engine.start(of, plan(dtype=dtype), CPU)
+    engine.check_gradients(training, of.loader("train", train=True))
+    assert torch.equal(rng, torch.get_rng_state()) and torch.equal(before, weights(of))
+    assert all(p.grad is None for p in of.model.parameters())
+    assert len(fit(tmp_path, of, plan(dtype=dtype))[1]) == 3
+    for factor in (math.nan, math.inf, 1e30, -2.0, 3.0):
+        odd = task()
+        odd.model.backbone[0] = Odd(8, 16)
+        odd.model.backbone[0].factor = factor
+        with pytest.raises(Mistake, match=r"gradients in \w+16 are wrong on this CPU: those of backbone.0.weight"):
+            fit(tmp_path / str(factor), odd, plan(dtype=dtype))
+        assert len(fit(tmp_path / f"{factor}32", odd, plan())[1]) == 3  # fp32 is not asked
