@@ -5,8 +5,8 @@
 
 The old way: OpenCV decodes the whole file, every `T // n`-th frame of it, the crop to the person's box, random crop
 and flip, then float, normalisation and (C, T, H, W) a sample on the CPU (torchvision.transforms.v2), default layout.
-Ours: ClipDataset reads the sampled frames from the video or the frame store and crops them in uint8, to_input makes them
-floats on the device. Like for like, both cut --size out of 8/7 of it, flip one clip in two and put batches together.
+Ours: ClipDataset reads the sampled frames from the video or the frame store and crops them in uint8, to_input makes
+them floats on the device. Like for like, both cut --size out of 8/7 of it, flip one clip in two and stack batches.
 `+ augmentation` is our training's default instead: frames drawn, random resized crop and colours, which the old way
 never had; the floors are not judged by it.
 """
@@ -17,7 +17,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,18 +34,20 @@ from slr.datasets.wlasl import Clip
 
 FLOORS = {"jpeg": 4.0, "raw": 8.0}
 STORES = ("video", "jpeg", "raw")
+KINDS = {"drawn": "drawn clips (MPEG-4, which decodes twice as fast as the H.264 of real ones)",
+         "small": "real clips of at most 320 x 240 (H.264, nearest to WLASL's usual 256 x 256 copies)",
+         "real": "real clips of all sizes (H.264)"}
 
 
 def main() -> None:
     args = parse()
     results: dict[str, list[Row]] = {}
-    facts = {"machine": timing.machine(args.device, args.threads), "settings": {k: str(v) for k, v in vars(args).items()}}
-    print(f"loader: {args.frames} frames of {args.size}, batches of {args.batch}, {args.threads} thread(s) a process, "
-          f"{args.workers} workers, device {args.device}, medians of {args.repeats} interleaved runs ({args.clock} clock), "
-          f"load {facts['machine']['load_average']}")
+    facts = timing.facts(args)
+    print(f"loader: {args.frames} frames of {args.size}, batches of {args.batch}, {args.workers} workers, "
+          f"{timing.conditions(args)}")
     with tempfile.TemporaryDirectory(prefix="loader-benchmark-") as folder:
-        for name in ("drawn", "real") if args.data == "all" else (args.data,):
-            videos, clips = drawn(Path(folder), args) if name == "drawn" else real(args)
+        for name in KINDS if args.data == "all" else (args.data,):
+            videos, clips = drawn(Path(folder), args) if name == "drawn" else real(args, small=name == "small")
             if clips:
                 results[name] = compare(name, args, videos, clips, Path(folder) / f"{name}-stores")
     timing.write(args.json, facts, results)
@@ -64,9 +65,10 @@ def parse() -> argparse.Namespace:
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int, default=1, help="of every process, decoder and transform")
     add("--workers", type=int, default=0, help="loader processes; 0 loads in the measured process itself")
-    add("--data", choices=("all", "drawn", "real"), default="all")
-    add("--real", type=Path, default=Path(os.environ.get("SLR_SHARED") or paths.ROOT.parent / "shared") / "data/wlasl_real",
-        help="folder of real WLASL clips")
+    add("--data", choices=("all", *KINDS), default="all",
+        help="; ".join(f"{name}: {words}" for name, words in KINDS.items()))
+    shared = Path(os.environ.get("SLR_SHARED") or paths.ROOT.parent / "shared")
+    add("--real", type=Path, default=shared / "data" / "wlasl_real", help="folder of real WLASL clips")
     return parser.parse_args()
 
 
@@ -100,25 +102,34 @@ def draw(videos: Path, index: int, length: int, size: int) -> Clip:
     return Clip(name, "sign", index % 10, 0, length)
 
 
-def real(args: argparse.Namespace) -> tuple[Path, list[Clip]]:
-    """Real WLASL clips, evenly out of the folder, with the boxes that fit their frames."""
-    file = args.real / "WLASL_v0.3.subset.json"
+def real(args: argparse.Namespace, small: bool) -> tuple[Path, list[Clip]]:
+    """Real WLASL clips, evenly out of the folder, with the boxes that fit their frames; `small`: no large ones."""
+    file, videos = args.real / "WLASL_v0.3.subset.json", args.real / "videos"
     if not file.is_file():
         print(f"\nreal clips: skipped, {file} is not there")
-        return args.real, []
+        return videos, []
     from slr.datasets.wlasl_prepare import fit_box
     from slr.video import find_video, probe
 
     boxes = {i["video_id"]: i["bbox"] for entry in json.loads(file.read_text()) for i in entry["instances"]}
-    videos = args.real / "videos"
     stems = sorted(stem for stem in boxes if (videos / f"{stem}.mp4").is_file())
+    stems = [stem for stem in stems if not small or pixels(videos / f"{stem}.mp4") <= 320 * 240]
     clips = []
     for stem in stems[::max(1, len(stems) // args.clips)][:args.clips]:
         info = probe(find_video(videos, stem))
-        clip = Clip(stem, "sign", 0, 0, info.frames)
         box, _ = fit_box(tuple(boxes[stem]), info.width, info.height)
-        clips.append(replace(clip, box=box))
+        clips.append(Clip(stem, "sign", 0, 0, info.frames, box))
     return videos, clips
+
+
+def pixels(video: Path) -> int:
+    """Of a frame, by the header."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(video))
+    size = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    capture.release()
+    return int(size)
 
 
 def stored_size(size: int) -> int:
@@ -139,6 +150,21 @@ def write_stores(videos: Path, clips: list[Clip], folder: Path, short_side: int)
 
 # --- the old program's way --------------------------------------------------------------------------------------
 
+def old_decode(file: Path, clip: Clip, frames: int, threads: int) -> np.ndarray:
+    """uint8 (T, H, W, 3): the whole file decoded, every `T // frames`-th frame kept, cut to the box."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    found = []
+    while (read := capture.read())[0]:
+        found.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+    capture.release()
+    taken = found[::max(1, len(found) // frames)][:frames]
+    taken += [np.zeros_like(taken[0])] * (frames - len(taken))  # black, where the clip is too short
+    x0, y0, x1, y1 = clip.box or (0, 0, *taken[0].shape[1::-1])
+    return np.stack([frame[y0:y1, x0:x1] for frame in taken])
+
+
 def old_side(*, videos: Path, clips: list[Clip], frames: int, size: int, batch: int, device: str, threads: int,
              workers: int) -> Ways:
     """`loader` (uint8 batches), `transform` (floats from uint8 samples), `together`."""
@@ -153,19 +179,8 @@ def old_side(*, videos: Path, clips: list[Clip], frames: int, size: int, batch: 
     resize, crop, flip = v2.Resize(stored_size(size)), v2.RandomCrop(size), v2.RandomHorizontalFlip()
     normalise = v2.Normalize(entry.mean, entry.std)
 
-    def decode(clip: Clip) -> np.ndarray:
-        capture = cv2.VideoCapture(str(videos / f"{clip.stem}.mp4"), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
-        found = []
-        while (read := capture.read())[0]:
-            found.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
-        capture.release()
-        taken = found[::max(1, len(found) // frames)][:frames]
-        taken += [np.zeros_like(taken[0])] * (frames - len(taken))  # black, where the clip is too short
-        x0, y0, x1, y1 = clip.box or (0, 0, *taken[0].shape[1::-1])
-        return np.stack([frame[y0:y1, x0:x1] for frame in taken])
-
     def sample(clip: Clip) -> torch.Tensor:
-        pixels = torch.from_numpy(decode(clip)).permute(0, 3, 1, 2)  # (T, C, H, W)
+        pixels = torch.from_numpy(old_decode(videos / f"{clip.stem}.mp4", clip, frames, threads)).permute(0, 3, 1, 2)  # (T, C, H, W)
         if min(pixels.shape[2:]) != stored_size(size):
             pixels = resize(pixels)
         return flip(crop(pixels))
@@ -215,7 +230,7 @@ def settle(device: str) -> None:
 
 def our_side(*, videos: Path, clips: list[Clip], stores: Path, frames: int, size: int, batch: int, device: str,
              threads: int, workers: int) -> Ways:
-    """`loader STORE` (uint8 batches), `transform` (floats from them), `together STORE`; the latter two `+ augmentation`."""
+    """`loader STORE` (uint8 batches), `transform` (floats from them), `together STORE`; these also `+ augmentation`."""
     import cv2
     import torch
 
@@ -227,7 +242,8 @@ def our_side(*, videos: Path, clips: list[Clip], stores: Path, frames: int, size
 
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    there, entry, defaults = Runtime.start(device).device, MODELS["S3D"], DataSection(num_frames=frames, frame_size=size)
+    there, entry = Runtime.start(device).device, MODELS["S3D"]
+    defaults = DataSection(num_frames=frames, frame_size=size)
     training = Augment(defaults.min_scale, defaults.max_aspect, hflip=0.5, jitter=defaults.jitter)
 
     def loader(store: str, augment: Augment | None) -> Any:
@@ -263,7 +279,8 @@ def our_side(*, videos: Path, clips: list[Clip], stores: Path, frames: int, size
 def compare(name: str, args: argparse.Namespace, videos: Path, clips: list[Clip], stores: Path) -> list[Row]:
     """The parts one after the other, in each the old way and ours in turn."""
     write_stores(videos, clips, stores, stored_size(args.size))
-    print(f"\n{name} clips: {len(clips)} of {min(c.stop or 0 for c in clips)} to {max(c.stop or 0 for c in clips)} frames, "
+    lengths = [clip.stop or 0 for clip in clips]
+    print(f"\n{KINDS[name]}: {len(clips)} of {min(lengths)} to {max(lengths)} frames, "
           f"stored at {stored_size(args.size)} pixels, files in the page cache")
     common = {"videos": videos, "clips": clips, "frames": args.frames, "size": args.size, "batch": args.batch,
               "device": args.device, "threads": args.threads, "workers": args.workers}

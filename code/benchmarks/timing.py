@@ -110,13 +110,24 @@ def add_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
     add("--json", type=Path, metavar="FILE", help="write every figure there")
 
 
-def machine(device: str, threads: int) -> dict[str, Any]:
-    """What stands beside every figure."""
+def facts(args: argparse.Namespace) -> dict[str, Any]:
+    """What stands beside every figure: the machine and all settings."""
     import torch
 
-    return {"processor": _processor(), "cores": os.cpu_count(), "device": device, "threads": threads,
-            "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None, "python": platform.python_version(),
-            "torch": torch.__version__, "load_average": [round(x, 2) for x in os.getloadavg()]}
+    gpu = torch.cuda.get_device_name() if args.device.startswith("cuda") else None
+    return {"machine": {"processor": _processor(), "cores": os.cpu_count(), "gpu": gpu, "threads": args.threads,
+                        "python": platform.python_version(), "torch": torch.__version__, "load_average": _load()},
+            "settings": {name: str(value) for name, value in vars(args).items()}}
+
+
+def conditions(args: argparse.Namespace) -> str:
+    """The same in a line."""
+    return (f"{args.threads} thread(s) a process, device {args.device}, medians of {args.repeats} interleaved runs "
+            f"({args.clock} clock), load average {_load()[0]}")
+
+
+def _load() -> list[float]:
+    return [round(x, 2) for x in os.getloadavg()]
 
 
 def _processor() -> str:

@@ -2,11 +2,11 @@
 
     python code/benchmarks/train_step.py                          S3D at 16 x 112, batches of 8, on the CPU
     python code/benchmarks/train_step.py --models S3D R3D_18 MViTv2_S
-    python code/benchmarks/train_step.py --device cuda            32 x 224, batches of 32; how long steps wait for data too
+    python code/benchmarks/train_step.py --device cuda            32 x 224, batches of 32; and how steps wait for data
 
-The old way: the same network in fp32 and the default layout, AdamW. Ours: what config, catalogue and engine choose on the
-device: channels_last_3d where it helps, bf16 on a GPU, the engine's own step; inference in bf16. Both get batches that lie
-ready on the device.
+The old way: the same network in fp32 and the default layout, AdamW. Ours: what config, catalogue and engine choose on
+the device: channels_last_3d where it helps, bf16 on a GPU, the engine's own step; inference in bf16. Both get batches
+that lie ready on the device.
 """
 
 import argparse
@@ -33,10 +33,8 @@ WAITS = 0.05  # of a step, at most, on a GPU
 
 def main() -> None:
     args = parse()
-    facts = {"machine": timing.machine(args.device, args.threads), "settings": {k: str(v) for k, v in vars(args).items()}}
-    print(f"train_step: {args.frames} frames of {args.size}, batches of {args.batch}, {args.threads} thread(s), device "
-          f"{args.device}, medians of {args.repeats} interleaved runs ({args.clock} clock), load "
-          f"{facts['machine']['load_average']}")
+    facts = timing.facts(args)
+    print(f"train_step: {args.frames} frames of {args.size}, batches of {args.batch}, {timing.conditions(args)}")
     results = {name: compare(name, args) for name in map(canonical, args.models)}
     if args.wait or args.device != "cpu":
         facts["wait"] = {name: wait(name, args) for name in results}
@@ -77,7 +75,8 @@ def old_side(*, model: str, frames: int, size: int, batch: int, device: str, thr
     torch.manual_seed(0)
     net = builder_of(model)(CLASSES, frames=frames, size=size, drop_p=0.5).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
-    inputs, labels = torch.randn(batch, 3, frames, size, size, device=device), torch.arange(batch, device=device) % CLASSES
+    inputs = torch.randn(batch, 3, frames, size, size, device=device)
+    labels = torch.arange(batch, device=device) % CLASSES
 
     def train() -> float:
         net.train()
@@ -131,11 +130,11 @@ def our_side(*, model: str, frames: int, size: int, batch: int, device: str, thr
     from slr.transforms import no_draw
 
     task, training = our_training(model, frames, size, batch, device, threads)
-    frames_drawn = torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8)
-    ready = task.prepare({"ids": [str(i) for i in range(batch)], "frames": frames_drawn, "ghost": False,
-                          "labels": torch.arange(batch) % CLASSES, "draws": torch.tensor(np.stack([no_draw()] * batch))},
-                         train=True)
-    task.prepare = lambda given, train: given  # it lies ready on the device, as the old side's does
+    given = {"ids": [str(i) for i in range(batch)], "labels": torch.arange(batch) % CLASSES, "ghost": False,
+             "frames": torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8),
+             "draws": torch.tensor(np.stack([no_draw()] * batch))}
+    ready = task.prepare(given, train=True)
+    task.prepare = lambda batch, train: batch  # it lies ready on the device, as the old side's does
 
     def train() -> float:
         training.model.train()
@@ -188,7 +187,8 @@ def wait(name: str, args: argparse.Namespace) -> dict[str, float]:
             shares = [side.run("wait")[0] for _ in range(args.repeats + 1)][1:]
     share = sorted(shares)[len(shares) // 2]
     verdict = f"   at most {WAITS:.0%}: {'reached' if share <= WAITS else 'MISSED'}" if args.device != "cpu" else ""
-    print(f"  {name}: {share:.1%} of a step is spent waiting for the loader ({args.workers} workers, JPEG store){verdict}")
+    print(f"  {name}: {share:.1%} of a step is spent waiting for the loader ({args.workers} workers, JPEG store)"
+          f"{verdict}")
     return {"share": share, "least": min(shares), "most": max(shares)}
 
 
@@ -207,13 +207,12 @@ def waiting_side(*, model: str, folder: Path, clips: list[Any], workers: int, fr
     data = ClipDataset(clips * 8, open_source("jpeg", folder, folder / "stores" / "jpeg", "box"), num_frames=frames,
                        frame_size=size, augment=Augment(keys.min_scale, keys.max_aspect, jitter=keys.jitter),
                        jitter_frames=True)
-    loader = build_loader(data, EpochBatches(len(data), batch, shuffle=True, seed=0), workers=workers,
-                          prefetch=keys.prefetch, pin_memory=device != "cpu")
+    batches = EpochBatches(len(data), batch, shuffle=True, seed=0)
+    loader = build_loader(data, batches, workers=workers, prefetch=keys.prefetch, pin_memory=device != "cpu")
 
     def epoch() -> float:
         """The first step of an epoch fills the workers' queues and does not count."""
         training.model.train()
-        batches = loader.batch_sampler
         batches.start(batches.epoch + 1)
         ahead, waited, begun = iter(loader), 0.0, 0.0
         for number, size_here in enumerate(batches.sizes()):

@@ -78,19 +78,22 @@ def write_checkpoint_on_a_full_disk(path: Path) -> None:
 
 
 def kill_at(event: int) -> None:
-    """From now on SIGKILL this process at its n-th event: an optimiser step, or a write reaching or entering its place."""
+    """From now on SIGKILL this process at its n-th event: a step, write, rename or removal begins or ends."""
     import torch
 
     count = 0
 
+    def happen() -> None:
+        nonlocal count
+        count += 1
+        if count == event:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            for moment in ("before", "after"):
-                nonlocal count
-                count += 1
-                if count == event:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                result = function(*args, **kwargs) if moment == "before" else result
+            happen()
+            result = function(*args, **kwargs)
+            happen()
             return result
 
         return wrapper

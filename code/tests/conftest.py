@@ -49,7 +49,7 @@ def little_data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def little(little_data, tmp_path, monkeypatch) -> Path:
-    """`little_data` as $SLR_DATA, an empty folder as $SLR_RUNS and as the folder of the .ini files; returns the latter."""
+    """`little_data` as $SLR_DATA, and a folder whose `runs` is $SLR_RUNS."""
     monkeypatch.setenv("SLR_DATA", str(little_data))
     monkeypatch.setenv("SLR_RUNS", str(tmp_path / "runs"))
     return tmp_path

@@ -96,6 +96,7 @@ class Runs:
         return os.system, ("touch ran",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model_state_dict": WEIGHTS, "x": Runs()}, "bad.pth")

@@ -74,7 +74,8 @@ def test_queue_knows_nothing_of_slr():
 
 
 def test_code_is_no_package():
-    assert not (CODE / "__init__.py").exists()  # with it `pdb` and `python -m pytest` break: `code` is a standard module
+    """With it `pdb` and `python -m pytest` break: `code` is a standard-library module too."""
+    assert not (CODE / "__init__.py").exists()
 
 
 def test_no_script_shadows_the_standard_library():

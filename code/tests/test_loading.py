@@ -68,8 +68,8 @@ def test_an_even_share_only_where_pairs_matter():
 
 
 def test_collate():
-    items = [{"ids": str(i), "x": np.full((2,), i, np.float32), "labels": np.int64(i), "t": torch.tensor(i), "box": None,
-              "ghost": i > 0} for i in range(3)]
+    items = [{"ids": str(i), "x": np.full((2,), i, np.float32), "labels": np.int64(i), "t": torch.tensor(i),
+              "box": None, "ghost": i > 0} for i in range(3)]
     batch = collate(items)
     assert batch["ids"] == ["0", "1", "2"] and batch["x"].shape == (3, 2) and batch["x"].dtype == torch.float32
     assert batch["labels"].tolist() == [0, 1, 2] == batch["t"].tolist() and batch["labels"].dtype == torch.int64

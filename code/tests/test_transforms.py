@@ -16,7 +16,8 @@ ONES, ZEROS = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 
 def clips(n: int = 3, frames: int = 4, size: int = 6) -> torch.Tensor:
-    return torch.randint(0, 256, (n, frames, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    random = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (n, frames, size, size, 3), dtype=torch.uint8, generator=random)
 
 
 def draws(**columns: float) -> torch.Tensor:
