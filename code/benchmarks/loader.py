@@ -180,7 +180,8 @@ def old_side(*, videos: Path, clips: list[Clip], frames: int, size: int, batch: 
     normalise = v2.Normalize(entry.mean, entry.std)
 
     def sample(clip: Clip) -> torch.Tensor:
-        pixels = torch.from_numpy(old_decode(videos / f"{clip.stem}.mp4", clip, frames, threads)).permute(0, 3, 1, 2)  # (T, C, H, W)
+        found = old_decode(videos / f"{clip.stem}.mp4", clip, frames, threads)
+        pixels = torch.from_numpy(found).permute(0, 3, 1, 2)  # (T, C, H, W)
         if min(pixels.shape[2:]) != stored_size(size):
             pixels = resize(pixels)
         return flip(crop(pixels))

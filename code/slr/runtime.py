@@ -4,6 +4,7 @@ One object works on a CPU, one GPU and under torchrun (which sets RANK, WORLD_SI
 `generator(seed, epoch, item)` only, so a clip looks the same whatever the batch size, worker or number of processes.
 """
 
+import ctypes
 import hashlib
 import os
 import random
@@ -40,6 +41,8 @@ class Runtime:
         """Choose the device, join the process group under torchrun, and seed the global generators."""
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+        if chosen.type == "cpu":
+            _keep_freed_memory()
         if world > 1:
             dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
         torch.use_deterministic_algorithms(deterministic)
@@ -105,6 +108,18 @@ class Runtime:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what tensors free for the next ones.
+
+    It hands blocks of over 32 MB back to the kernel at once; a training step on a CPU then spends a quarter of its
+    time on pages that are fetched and cleared anew (S3D at 16x112: 4.1 -> 3.1 s a step of 8 on one thread).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # other C libraries have their own ways
+        for option, value in ((-4, 0), (-1, -1), (-2, 64 << 20)):  # M_MMAP_MAX none, M_TRIM_THRESHOLD never, M_TOP_PAD
+            libc.mallopt(option, value)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

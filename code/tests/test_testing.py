@@ -95,7 +95,8 @@ def test_the_batch_size_changes_nothing(little, tmp_path):
     tables = []
     for size in (1, 2, 7):
         out = tmp_path / f"out{size}"
-        testing.main(["partial", "S3D", "little", "7", "val", "-se", "--batch_size", str(size), "--out", str(out), *CPU])
+        words = ["partial", "S3D", "little", "7", "val", "-se", "--batch_size", str(size), "--out", str(out)]
+        testing.main([*words, *CPU])
         tables.append([{**row, "p1": float(row["p1"])} for row in rows_of(out / "best_val-predictions.csv")])
     for table in tables[1:]:
         for row, first in zip(table, tables[0], strict=True):
@@ -147,7 +148,8 @@ def test_a_checkpoint_alone_is_enough_and_classes_go_by_gloss(little, little_dat
             entry["label_num"] = len(names) - 1 - entry["label_num"]
         (turned / f"{part}_instances.json").write_text(json.dumps(entries))
     for labels, out in ((old, tmp_path / "a"), (turned, tmp_path / "b")):
-        assert testing.main(["full", "--checkpoint", str(moved), "--set_dir", str(labels), "--out", str(out), *CPU]) == 0
+        words = ["full", "--checkpoint", str(moved), "--set_dir", str(labels), "--out", str(out)]
+        assert testing.main([*words, *CPU]) == 0
     assert (tmp_path / "a" / "alone.json").read_text() == (tmp_path / "b" / "alone.json").read_text()
 
 
