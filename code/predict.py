@@ -8,6 +8,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from slr import errors
 from slr.catalogue import MODELS
 from slr.errors import Mistake
 from slr.trained import find_trained, rebuild
+
+ADVICE = "try --device cpu, or a checkpoint that takes fewer or smaller frames"
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -44,14 +47,27 @@ def read_clip(video: Path, args: argparse.Namespace, task: Any) -> Any:
     from slr.transforms import center_box, crop_resize
     from slr.video import probe, read_frames, sample_indices
 
-    data, frames = task.config.data, probe(video).frames
+    data, info = task.config.data, probe(video)
+    frames = info.frames
     first, last = args.first - 1, args.last or frames
     if not 0 <= first < last <= frames:
         raise Mistake("there are no such frames", f"{args.first} to {last} of {video}, which has {frames}",
                       "give --first and --last within the video")
+    check_box(args.box, video, info.width, info.height)
     indices = first + sample_indices(last - first, data.num_frames)
     clip = read_frames(video, indices, tuple(args.box) if args.box else None)
-    return crop_resize(clip, center_box(*clip.shape[1:3], data.eval_resize), data.frame_size)
+    height, width = clip.shape[1:3]
+    return crop_resize(clip, center_box(height, width, data.eval_resize), data.frame_size)
+
+
+def check_box(box: Sequence[int] | None, video: Path, width: int, height: int) -> None:
+    """Mistake where --box is no part of the video's frames; sizes in pixels."""
+    if not box:
+        return
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise Mistake("there is no such box", f"{x0} {y0} {x1} {y1} of {video}, which is {width} x {height}",
+                      "give --box X0 Y0 X1 Y1 within the frame, X0 < X1 and Y0 < Y1")
 
 
 def predict(task: Any, runtime: Any, clip: Any) -> list[tuple[str, float]]:
@@ -76,25 +92,35 @@ def main(words: list[str] | None = None) -> int:
     missing = [str(video) for video in args.videos if not video.exists()]
     if missing:
         raise Mistake("there is no such video", ", ".join(missing), "check the path")
+    answers, code = answer(args)
+    if args.json:
+        json.dump(answers, sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    return code
+
+
+def answer(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
+    """The glosses of every video that can be read, printed as they come (but with --json), and the exit code."""
+    from slr.engine import memory_explained
+
     model, split, exp_no = args.experiment or (None, None, None)
-    task, runtime = rebuild(find_trained(model, split, exp_no, args.checkpoint), args.device, seed=42)
-    answers = []
-    broken = 0
+    trained = find_trained(model, split, exp_no, args.checkpoint)
+    with memory_explained(ADVICE):
+        task, runtime = rebuild(trained, args.device, seed=42)
+    answers, code = [], errors.DONE
     for video in args.videos:
         try:
-            found = predict(task, runtime, read_clip(video, args, task))[:args.top]
+            with memory_explained(ADVICE):
+                found = predict(task, runtime, read_clip(video, args, task))[:args.top]
         except Mistake as error:  # one bad video does not cost the others' answers
             print(f"error: {error}", file=sys.stderr)
-            broken = errors.MISTAKE
+            code = max(code, error.code)
             continue
         answers.append({"video": str(video), "glosses": [{"gloss": g, "probability": round(p, 6)} for g, p in found]})
         if not args.json:
             print(f"{video}")
             print("\n".join(f"  {100 * p:5.1f} %  {gloss}" for gloss, p in found))
-    if args.json:
-        json.dump(answers, sys.stdout, indent=1, ensure_ascii=False)
-        print()
-    return broken
+    return answers, code
 
 
 if __name__ == "__main__":

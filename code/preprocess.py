@@ -6,7 +6,8 @@
     python preprocess.py -as mine --annotations mine.json --videos ~/clips    any WLASL-form file, any folder
 
 No bad video ends it: report.json lists every clip that is left out, and why. Beside it lie the labels, the
-class list, contact_sheet.png and statistics.png. Stop it at any time: the same command goes on.
+class list, contact_sheet.png and statistics.png. Nor does a bad split cost the others. Stop it at any time: the
+same command goes on.
 """
 
 import argparse
@@ -134,13 +135,26 @@ def write(prepared: Any, labels: Path) -> None:
     print(f"{paths.shown(labels)}: labels, class_list.txt, report.json, contact_sheet.png, statistics.png")
 
 
-def main(argv: list[str] | None = None) -> None:
+def prepare_all(args: argparse.Namespace) -> int:
+    """Every split, whatever becomes of the others; the highest of their exit codes."""
+    worst = errors.DONE
+    for split in args.asl_split:
+        try:
+            prepare_split(split, paths.data_root(args.data), args)
+        except Mistake as error:
+            if len(args.asl_split) == 1:
+                raise
+            print(f"error: {split}: {error}", file=sys.stderr)
+            worst = max(worst, error.code)
+    return worst
+
+
+def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     check(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for split in args.asl_split:
-            prepare_split(split, paths.data_root(args.data), args)
+        return prepare_all(args)
     except KeyboardInterrupt:
         raise Interrupted("stopped before the end", "", "the same command goes on where it stopped") from None
 

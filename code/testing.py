@@ -10,6 +10,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from slr.errors import Mistake
 from slr.logbook import write_json
 from slr.paths import Experiment, shown
 from slr.trained import Trained, find_trained, rebuild
+
+ADVICE = "give a smaller --batch_size, or fewer or smaller frames with -nf and -fs"
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -74,6 +77,29 @@ def find_subject(args: argparse.Namespace) -> Trained:
                         name=getattr(args, "checkpoint_name", "best.pth"), results=args.out)
 
 
+def label_of(args: argparse.Namespace, subject: Trained) -> str:
+    """What the result files' names start with: best, or best_nf16 where an option made it another test.
+
+    So the run's own results, which `compare` and `board` read, are never replaced by others. With --out the place
+    is of the user's choosing, and the name stays.
+    """
+    if args.out:
+        return subject.name
+    made = [f"{name}{value}" for name, value in (("nf", args.num_frames), ("fs", args.frame_size)) if value is not None]
+    made += [args.set_dir.resolve().name] if args.set_dir else []
+    return "_".join([subject.name, *made, *(re.sub(r"[^\w.+-]+", "-", change) for change in args.changes)])
+
+
+def open_subject(args: argparse.Namespace) -> tuple[Trained, Any, Any]:
+    """(The checkpoint, the task rebuilt from it, the runtime)."""
+    from slr.engine import memory_explained
+
+    subject = find_subject(args)
+    with memory_explained(ADVICE):
+        task, runtime = rebuild(subject, args.device, args.seed, args.set_dir)
+    return subject, task, runtime
+
+
 def run_set(task: Any, runtime: Any, config: Config, part: str, **options: Any) -> list[dict[str, Any]]:
     """The records of one set."""
     from slr import engine
@@ -81,16 +107,17 @@ def run_set(task: Any, runtime: Any, config: Config, part: str, **options: Any) 
     task.vary(**options)
     loader = task.loader(part, train=False)
     try:
-        return engine.evaluate(task, loader, runtime, dtype=runtime.precision(config.training.precision),
-                               bar=sys.stderr.isatty(), decode=True)[1]
+        with engine.memory_explained(ADVICE):
+            return engine.evaluate(task, loader, runtime, dtype=runtime.precision(config.training.precision),
+                                   bar=sys.stderr.isatty(), decode=True)[1]
     finally:
         loader.close()
 
 
 def full(args: argparse.Namespace) -> int:
     """Every pass of the task, the report of the test set, and CompRes in best_val_loss.json."""
-    subject = find_subject(args)
-    task, runtime = rebuild(subject, args.device, args.seed, args.set_dir)
+    subject, task, runtime = open_subject(args)
+    label = label_of(args, subject)
     trained = subject.content.get("metrics", {}).get("val") or {}
     result: dict[str, Any] = {
         "check_name": "best_val" if subject.name == "best" else subject.name,
@@ -106,9 +133,9 @@ def full(args: argparse.Namespace) -> int:
         print(f"\n{name}: {task.summary(records)}")
         if name == part:
             graphs = {} if part == "test" else {"graphs": ()}
-            made += task.report(records, subject.results, f"{subject.name}_{part}", **graphs)
+            made += task.report(records, subject.results, f"{label}_{part}", **graphs)
     _compare_with_training(result, trained)
-    file = subject.results / ("best_val_loss.json" if subject.name == "best" else f"{subject.name}.json")
+    file = subject.results / (f"{label}_val_loss.json" if subject.name == "best" else f"{label}.json")
     write_json(file, result)
     print(json.dumps(result, indent=1))
     print("\n".join(f"written: {shown(path)}" for path in [file, *made]))
@@ -139,28 +166,32 @@ def partial(args: argparse.Namespace) -> int:
         args.set, args.model = args.model, None
     if args.set not in paths.SETS:
         raise Mistake("which set?", repr(args.set), "give test, val or train")
-    subject = find_subject(args)
-    task, runtime = rebuild(subject, args.device, args.seed, args.set_dir)
+    subject, task, runtime = open_subject(args)
     if not task.size(args.set):
         raise Mistake(f"the {args.set} set is empty", "0 clips", "see report.json of preprocess.py")
     records = run_set(task, runtime, subject.config, args.set, shuffle=args.shuffle_frames, seed=args.seed)
-    result = task.score(records)
-    print(f"{args.set}: {task.summary(records)}\n{json.dumps(result, indent=1)}")
-    graphs = tuple(name for name, wanted in (("bargraph", args.bar_graph), ("confmat", args.confusion_matrix),
-                                             ("heatmap", args.heatmap)) if wanted)
-    ending = "_shuffled" if args.shuffle_frames else ""
-    made = []
-    if args.save:
-        made.append(subject.results / f"{subject.name}_{args.set}-top-k{ending}.json")
-        write_json(made[0], result)
-    if args.save or graphs:
-        made += task.report(records, subject.results, f"{subject.name}_{args.set}{ending}", graphs=graphs)
+    print(f"{args.set}: {task.summary(records)}\n{json.dumps(task.score(records), indent=1)}")
+    made = _save_part(args, subject, task, records)
     if args.display:
         from slr import plots
 
         plots.show([path for path in made if path.suffix == ".png"])
     print("\n".join(f"written: {shown(path)}" for path in made))
     return 0
+
+
+def _save_part(args: argparse.Namespace, subject: Trained, task: Any, records: list[dict[str, Any]]) -> list[Path]:
+    """With -se the figures and tables of a set; the graphs that are asked for."""
+    label, ending = label_of(args, subject), "_shuffled" if args.shuffle_frames else ""
+    graphs = tuple(name for name, wanted in (("bargraph", args.bar_graph), ("confmat", args.confusion_matrix),
+                                             ("heatmap", args.heatmap)) if wanted)
+    made = []
+    if args.save:
+        made.append(subject.results / f"{label}_{args.set}-top-k{ending}.json")
+        write_json(made[0], task.score(records))
+    if args.save or graphs:
+        made += task.report(records, subject.results, f"{label}_{args.set}{ending}", graphs=graphs, tables=args.save)
+    return made
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -196,14 +227,8 @@ def _predictions(run: str) -> Path:
 
 def board(args: argparse.Namespace) -> int:
     """All runs that testing.py full has been through, best test top-1 first within a split."""
-    rows = []
-    for file in sorted(paths.runs_root().glob(f"{args.split or '*'}/*/results*/best_val_loss.json")):
-        result = json.loads(file.read_text(encoding="utf-8"))
-        instance, average = (result["test"][k] for k in ("top_k_per_instance_acc", "top_k_average_per_class_acc"))
-        rows.append({"split": file.parents[2].name, "run": file.parents[1].name,
-                     **{f"top{k}": round(100 * instance[f"top{k}"], 2) for k in (1, 5, 10)},
-                     "top1_per_class": round(100 * average["top1"], 2), "val_acc": result["best_val_acc"],
-                     "shuffled_top1": round(100 * result["test_shuff"]["top_k_per_instance_acc"]["top1"], 2)})
+    found = map(_board_row, sorted(paths.runs_root().glob(f"{args.split or '*'}/*/results*/best_val_loss.json")))
+    rows = [row for row in found if row]
     if not rows:
         raise Mistake("there are no results", shown(paths.runs_root()), "run testing.py full MODEL SPLIT EXP_NO first")
     rows.sort(key=lambda row: (row["split"], -row["top1"]))
@@ -214,6 +239,21 @@ def board(args: argparse.Namespace) -> int:
     for row in rows:
         print("  ".join(_cell(row[key]).ljust(width) for key, width in widths.items()))
     return 0
+
+
+def _board_row(file: Path) -> dict[str, Any] | None:
+    """One run's figures in per cent; None, and a line that says so, where the file does not hold them."""
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        instance, average = (result["test"][k] for k in ("top_k_per_instance_acc", "top_k_average_per_class_acc"))
+        return {"split": file.parents[2].name, "run": file.parents[1].name,
+                **{f"top{k}": round(100 * instance[f"top{k}"], 2) for k in (1, 5, 10)},
+                "top1_per_class": round(100 * average["top1"], 2), "val_acc": result["best_val_acc"],
+                "shuffled_top1": round(100 * result["test_shuff"]["top_k_per_instance_acc"]["top1"], 2)}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        print(f"note: {shown(file)} is left out, it is no result of testing.py full: {type(error).__name__}: {error}",
+              file=sys.stderr)
+        return None
 
 
 def _cell(value: Any) -> str:

@@ -10,8 +10,10 @@
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +23,13 @@ from slr import config as configuration
 from slr import errors, logbook
 from slr.catalogue import MODELS, canonical
 from slr.config import Config
-from slr.errors import Mistake
+from slr.errors import Interrupted, Mistake, ask
 from slr.paths import Experiment, shown
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(overwrite=False)  # nobody but a person at the prompt sets it
     add = parser.add_argument
     add("model", metavar="MODEL", help=f"one of {', '.join(MODELS)} (R2Plus1D_18 needs no quotes)")
     add("split", metavar="SPLIT", help="asl100, asl300, asl1000, asl2000, demo, or any prepared split")
@@ -78,14 +81,14 @@ def choose_folder(args: argparse.Namespace, experiment: Experiment) -> Experimen
     if args.no_ask or not sys.stdin.isatty():
         raise Mistake("this experiment has run before", shown(experiment.run),
                       "-r goes on with it, -ee and -ec write to a new folder")
-    answer = input(f"{shown(experiment.run)} exists. [r]esume, [e]numerate, [o]verwrite, [c]ancel? ").strip().lower()
+    answer = ask(f"{shown(experiment.run)} exists. [r]esume, [e]numerate, [o]verwrite, [c]ancel? ").lower()
     if answer in ("r", "resume"):
         args.recover = True
         return experiment.newest_checkpoints()
     if answer in ("e", "enumerate"):
         return experiment.enumerated()
-    if answer in ("o", "overwrite") and input("All its checkpoints and results go. Type yes: ").strip() == "yes":
-        shutil.rmtree(experiment.run)
+    if answer in ("o", "overwrite") and ask("All its checkpoints and results go. Type yes: ") == "yes":
+        args.overwrite = True  # once the config is confirmed
         return experiment
     raise Mistake("cancelled", "nothing was changed")
 
@@ -100,23 +103,40 @@ def confirm(args: argparse.Namespace, config: Config, experiment: Experiment) ->
     print(f"run folder: {shown(experiment.run)}")
     if args.no_ask or args.dry_run or not sys.stdin.isatty():
         return
-    if input("Confirm: y/n: ").strip().lower() not in ("y", "yes"):
+    if ask("Confirm: y/n: ").lower() not in ("y", "yes"):
         raise Mistake("cancelled", "nothing was changed")
 
 
+def check_words(args: argparse.Namespace) -> None:
+    """Options that cannot go together, or say nothing."""
+    if args.overfit is not None and args.overfit < 1:
+        raise Mistake("--overfit takes a number of clips", str(args.overfit), "give 1 or more")
+    if args.recover and (args.enum_exp or args.enum_chck):
+        raise Mistake("-r goes on, -ee and -ec begin anew", "both are given",
+                      "leave -ee and -ec out; a run that -ee began has an EXP_NO of its own, such as 4.1")
+
+
+def check_recovery(args: argparse.Namespace, experiment: Experiment) -> None:
+    """What was not finite would be so again: without a change such a run does not go on."""
+    file = experiment.run / "status.json"
+    if not args.recover or args.changes or not file.is_file():
+        return
+    if json.loads(file.read_text(encoding="utf-8")).get("exit_code") == errors.NON_FINITE:
+        raise Mistake("this run ended because a loss was not finite", f"exit code 77 in {shown(file)}",
+                      "change something with --set, for example --set training.clip_norm=1")
+
+
 def saved_config(args: argparse.Namespace, experiment: Experiment, file: Path | None) -> Config:
-    """With -r the config is the run's own; only --set changes it, and what changed is said."""
+    """With -r the config is the run's own; only --set and --seed change it, and what changed is said."""
     own = experiment.run / "config.ini"
     if not args.recover or not own.is_file():
         return merged_config(args, experiment, file)
-    before = configuration.read_config(experiment, file=own)
     config = merged_config(args, experiment, own)
-    for name, section in config.sections().items():
-        for key, value in dataclasses.asdict(section).items():
-            old = dataclasses.asdict(before.sections()[name]).get(key) if name in before.sections() else None
-            if old != value:
-                config = dataclasses.replace(config, notices=(*config.notices, f"{name}.{key}: {old!r} -> {value!r}"))
-    return config
+    changed = configuration.changes_between(configuration.read_config(experiment, file=own), config)
+    notices = [f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()]
+    if file:
+        notices.append(f"-c is not read: -r goes on with {shown(own)}")
+    return dataclasses.replace(config, notices=(*config.notices, *notices))
 
 
 def plan_of(config: Config, runtime: Any) -> Any:
@@ -139,8 +159,8 @@ def plan_of(config: Config, runtime: Any) -> Any:
         bar=sys.stderr.isatty())
 
 
-def listen(args: argparse.Namespace, config: Config, experiment: Experiment, book: logbook.Logbook, classes: int,
-           wandb_id: str | None) -> None:
+def attach_loggers(args: argparse.Namespace, config: Config, experiment: Experiment, book: logbook.Logbook,
+                   classes: int, wandb_id: str | None) -> None:
     """wandb and TensorBoard hear of the run where they are wanted."""
     if not book.writes:
         return
@@ -163,7 +183,7 @@ def write_facts(config: Config, experiment: Experiment) -> None:
                        {"num_frames": config.data.num_frames, "frame_size": config.data.frame_size})
 
 
-def put_by(experiment: Experiment) -> None:
+def archive_records(experiment: Experiment) -> None:
     """The records that -ec would write over are copied beside the checkpoints that they are about."""
     older = dataclasses.replace(experiment, checkpoint_set=experiment.checkpoint_set - 1).checkpoints
     for name in ("config.ini", "log.jsonl", "status.json"):
@@ -179,44 +199,95 @@ def recorded(book: logbook.Logbook) -> Iterator[None]:
         yield
         code = errors.DONE
         book.tell(state="done", exit_code=code, reason="trained to the end", eta_s=0)
-    except Mistake as error:
-        code = error.code
-        book.tell(state="interrupted" if code == errors.INTERRUPTED else "failed", exit_code=code,
-                  reason=str(error).replace("\n  ", "; "))
-        raise
     except BaseException as error:
-        book.tell(state="failed", exit_code=code, reason=f"{type(error).__name__}: {error}"[:500])
+        code, reason = _cause(error, book)
+        book.end(code, reason)
         raise
     finally:
         book.close(code)
 
 
+def _cause(error: BaseException, book: logbook.Logbook) -> tuple[int, str]:
+    """(Exit code, reason) of a failure: another process's where this one only lost it, or was stopped for it."""
+    sister = book.sister_end() if book.writes and isinstance(error, (RuntimeError, Interrupted)) else None
+    if sister and not (isinstance(error, Interrupted) and sister[0] == errors.INTERRUPTED):
+        return sister
+    if isinstance(error, Mistake):
+        return error.code, str(error).replace("\n  ", "; ")
+    return errors.BUG, f"{type(error).__name__}: {error}"[:500]
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """While there is nothing to save (before the loop and after it) a signal ends the run at once."""
+    names: list[str] = []
+
+    def stop(number: int, _: object) -> None:
+        names.append(signal.Signals(number).name)
+        raise _interrupted(names[0])
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+        if names:  # some library has swallowed it
+            raise _interrupted(names[0])
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(name: str) -> Interrupted:
+    return Interrupted(f"interrupted by {name}", "outside the training loop, where nothing is to be saved",
+                       "the same command with -r goes on")
+
+
 def train(args: argparse.Namespace, config: Config, experiment: Experiment) -> None:
     """Build everything, go on where -r says so, and fit; or with --dry_run only rehearse."""
+    book = logbook.Logbook(experiment.run, config.training.max_epoch, writes=_first() and not args.dry_run)
+    with contextlib.ExitStack() as last, recorded(book), interruptible():
+        from slr import engine
+        from slr.runtime import Runtime
+
+        with engine.memory_explained(engine.smaller_portions(config.training.update_per_step)):
+            runtime = Runtime.start(args.device, config.experiment.seed, config.training.deterministic)
+            last.callback(runtime.close)  # after the end is recorded: it takes the connection from the others
+            _train(args, config, experiment, book, runtime)
+
+
+def _train(args: argparse.Namespace, config: Config, experiment: Experiment, book: logbook.Logbook,
+           runtime: Any) -> None:
     from slr import checkpoint, rehearsal
-    from slr.runtime import Runtime
     from slr.task import build_task
 
-    book = logbook.Logbook(experiment.run, config.training.max_epoch, writes=_first() and not args.dry_run)
-    with recorded(book):
-        runtime = Runtime.start(args.device, config.experiment.seed, config.training.deterministic)
-        try:
-            if experiment.checkpoint_set and args.enum_chck and book.writes:
-                put_by(experiment)
-            if args.recover:
-                book.take_up()
-            book.tell(state="starting")
-            last = checkpoint.newest(experiment.checkpoints) if args.recover else None
-            content = checkpoint.load(last) if last else {}
-            task = build_task(config, runtime, content.get("meta"))
-            if args.overfit:
-                task.keep(args.overfit)
-            if args.dry_run:
-                print(rehearsal.rehearse(task, plan_of(config, runtime), runtime))
-            else:
-                _fit(args, config, experiment, task, book, content, last)
-        finally:
-            runtime.close()
+    if book.writes:
+        _open_folder(args, experiment, book)
+    book.tell(state="starting")
+    runtime.wait()  # from here on the folder is this run's, and what another process tells is about this run
+    book.rank = 0 if args.dry_run else runtime.rank
+    last = checkpoint.newest(experiment.checkpoints) if args.recover else None
+    content = checkpoint.load(last) if last else {}
+    task = build_task(config, runtime, content.get("meta"))
+    if args.overfit:
+        task.keep_first_items(args.overfit)
+    if args.dry_run:
+        print(rehearsal.rehearse(task, plan_of(config, runtime), runtime))
+    else:
+        _fit(args, config, experiment, task, book, content, last)
+
+
+def _open_folder(args: argparse.Namespace, experiment: Experiment, book: logbook.Logbook) -> None:
+    """Take the run folder for this process, and see to what lies in it."""
+    book.hold()
+    if args.overwrite:
+        for path in experiment.run.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != book.lock_file:
+                path.unlink()
+    if experiment.checkpoint_set and args.enum_chck:
+        archive_records(experiment)
+    if args.recover:
+        book.take_up()
 
 
 def _check_data(content: dict[str, Any], meta: dict[str, Any], last: Path) -> None:
@@ -232,12 +303,15 @@ def _fit(args: argparse.Namespace, config: Config, experiment: Experiment, task:
     runtime, meta = task.runtime, task.meta()
     training = engine.start(task, plan_of(config, runtime), runtime)
     if last:
-        training.load(content, shown(last))
+        for text in training.load(content, shown(last)):
+            _note(text)
         _check_data(content, meta, last)
+        book.changed = _changed(content, config)
     if book.writes:
         write_facts(config, experiment)
         _say_without_validation(task, config)
-    listen(args, config, experiment, book, len(meta.get("classes", ())), content.get("resume", {}).get("wandb_id"))
+    attach_loggers(args, config, experiment, book, len(meta.get("classes", ())),
+                   content.get("resume", {}).get("wandb_id"))
     facts = {"model": config.model, "split": config.split, "task": config.experiment.task, "meta": meta,
              "config": config.as_dict(), "data_hash": meta["data_hash"], "versions": checkpoint.versions()}
     book.keep_until(training.epoch)
@@ -248,11 +322,20 @@ def _fit(args: argparse.Namespace, config: Config, experiment: Experiment, task:
         print(f"checkpoints: {shown(experiment.checkpoints)}\ncurves: {shown(picture)}")
 
 
+def _changed(content: dict[str, Any], config: Config) -> dict[str, list[Any]]:
+    """What has been set anew since the last epoch that the log has: {"section.key": [old, new]}."""
+    changed = dict(content["resume"].get("changed", {}))
+    for name, (old, new) in configuration.changes_between(
+            configuration.config_from_dict(content["config"]), config).items():
+        changed[name] = [changed[name][0] if name in changed else old, new]
+    return changed
+
+
 def _say_without_validation(task: Any, config: Config) -> None:
     if not task.size("val"):
         watched = config.early_stopping and config.early_stopping.metric[0] == "val"
-        print("note: there is no validation set: the last epoch will be the best"
-              + ("; early stopping watches the training set" if watched else ""), file=sys.stderr)
+        _note("there is no validation set: the last epoch will be the best"
+              + ("; early stopping watches the training set" if watched else ""))
 
 
 def _first() -> bool:
@@ -264,31 +347,50 @@ def _alone() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
+def _note(text: str) -> None:
+    """A remark on stderr, from one of the processes."""
+    if _first():
+        print(f"note: {text}", file=sys.stderr)
+
+
+def _leave_group() -> None:
+    """From here on this process works alone: torchrun's others have left."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
+
+
+def print_config(config: Config) -> int:
+    for notice in config.notices:
+        _note(notice)
+    print(config.as_ini(), end="")
+    return errors.DONE
+
+
 def main() -> int:
     args = parse_arguments()
+    check_words(args)
     experiment = Experiment(canonical(args.model), args.split, args.exp_no)
     if args.print_config:
-        print(merged_config(args, experiment, args.config_path).as_ini(), end="")
-        return 0
-    if args.overfit is not None and args.overfit < 1:
-        raise Mistake("--overfit takes a number of clips", str(args.overfit), "give 1 or more")
+        return print_config(merged_config(args, experiment, args.config_path))
     if not _alone():
         args.no_ask = True  # several processes cannot share one keyboard
     if not args.recover:
         merged_config(args, experiment, args.config_path)  # what is wrong there ends it before a folder is touched
     if not args.dry_run:
         experiment = choose_folder(args, experiment)
+    check_recovery(args, experiment)
     config = saved_config(args, experiment, args.config_path)
+    for notice in config.notices:
+        _note(notice)
     if _first():
-        for notice in config.notices:
-            print(f"note: {notice}", file=sys.stderr)
         confirm(args, config, experiment)
     train(args, config, experiment)
     if args.test_best and _first() and not args.dry_run:
         import testing
 
+        _leave_group()
         return testing.main(["full", config.model, config.split, experiment.exp_no, "--device", args.device])
-    return 0
+    return errors.DONE
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -165,16 +165,11 @@ def old_decode(file: Path, clip: Clip, frames: int, threads: int) -> np.ndarray:
     return np.stack([frame[y0:y1, x0:x1] for frame in taken])
 
 
-def old_side(*, videos: Path, clips: list[Clip], frames: int, size: int, batch: int, device: str, threads: int,
-             workers: int) -> Ways:
-    """`loader` (uint8 batches), `transform` (floats from uint8 samples), `together`."""
-    import cv2
+def old_steps(videos: Path, frames: int, size: int, threads: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(Clip -> uint8 sample (T, C, S, S), such a sample -> floats (C, T, S, S)), clip by clip as they are loaded."""
     import torch
-    from torch.utils.data import DataLoader, Dataset, default_collate
     from torchvision.transforms import v2
 
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
     entry = MODELS["S3D"]
     resize, crop, flip = v2.Resize(stored_size(size)), v2.RandomCrop(size), v2.RandomHorizontalFlip()
     normalise = v2.Normalize(entry.mean, entry.std)
@@ -187,21 +182,38 @@ def old_side(*, videos: Path, clips: list[Clip], frames: int, size: int, batch: 
         return flip(crop(pixels))
 
     def convert(pixels: torch.Tensor) -> torch.Tensor:
-        return normalise(pixels.float() / 255).permute(1, 0, 2, 3)  # (C, T, H, W)
+        return normalise(pixels.float() / 255).permute(1, 0, 2, 3)
 
-    class Clips(Dataset):
-        def __init__(self, finish: Callable[[torch.Tensor], torch.Tensor]):
-            self.finish = finish
+    return sample, convert
 
-        def __len__(self) -> int:
-            return len(clips)
 
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            return self.finish(sample(clips[index])), clips[index].label
+class OldClips:
+    """A map-style data set: (what `make` makes of a clip, its label)."""
 
+    def __init__(self, clips: list[Clip], make: Callable[[Clip], Any]):
+        self.clips, self.make = clips, make
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.make(self.clips[index]), self.clips[index].label
+
+
+def old_side(*, videos: Path, clips: list[Clip], frames: int, size: int, batch: int, device: str, threads: int,
+             workers: int) -> Ways:
+    """`loader` (uint8 batches), `transform` (floats from uint8 samples), `together`."""
+    import cv2
+    import torch
+    from torch.utils.data import DataLoader, default_collate
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    sample, convert = old_steps(videos, frames, size, threads)
     options: dict[str, Any] = {"batch_size": batch, "shuffle": True, "num_workers": workers,
                                "pin_memory": device != "cpu", "persistent_workers": workers > 0}
-    plain, whole = DataLoader(Clips(lambda x: x), **options), DataLoader(Clips(convert), **options)
+    plain = DataLoader(cast(Any, OldClips(clips, sample)), **options)
+    whole = DataLoader(cast(Any, OldClips(clips, lambda clip: convert(sample(clip)))), **options)
     samples = [(sample(clip).contiguous(), clip.label) for clip in clips]
 
     def transform() -> Iterable[Any]:

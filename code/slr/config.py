@@ -220,18 +220,41 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     raw = _parse_ini(text, source)
     notices: list[str] = []
     _understand_old_form(raw, notices, source)
-    for name, value in (overrides or {}).items():
-        section, _, item = name.partition(".")
-        raw.setdefault(section, {})[item] = _literal(value)
     for name in raw:
         if name not in SECTIONS:
             raise _unknown(f"{source}: there is no section [{name}]", name, SECTIONS, "sections")
+    for name, value in (overrides or {}).items():
+        section, _, item = name.partition(".")
+        raw.setdefault(section, {})[item] = _override(section, item, value)
     sections = {name: _build(name, raw.get(name), notices, source) for name in SECTIONS}
     if sections["scheduler"]:
         sections["scheduler"] = _without_idle_keys(sections["scheduler"], notices)
     config = Config(catalogue.canonical(experiment.model), experiment.split, experiment.exp_no, **sections)
     _check(config, source)
     return dataclasses.replace(config, notices=tuple(notices))
+
+
+def _override(section: str, item: str, text: str) -> Any:
+    """The value of one --set, checked by itself: its mistakes are none of the file's."""
+    if section not in SECTIONS:
+        raise _unknown(f"--set: there is no section [{section}]", section, SECTIONS, "sections")
+    fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
+    if item not in fields:
+        raise _unknown(f"--set: [{section}] has no key {item}", item, fields, "keys")
+    hint = typing.get_type_hints(SECTIONS[section])[item]
+    return _checked(_literal(text), hint, fields[item].metadata, f"--set: {section}.{item}")
+
+
+def changes_between(before: Config, after: Config) -> dict[str, list[Any]]:
+    """{"section.key": [old, new]} of every setting that differs; None where its section is absent."""
+    old, new = before.as_dict(), after.as_dict()
+    changed = {}
+    for name, keys in after.sections().items():
+        for item in vars(keys):
+            pair = [plain.get(name, {}).get(item) for plain in (old, new)]
+            if pair[0] != pair[1]:
+                changed[f"{name}.{item}"] = pair
+    return changed
 
 
 def read_changes(words: list[str]) -> dict[str, str]:

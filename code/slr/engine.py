@@ -6,11 +6,13 @@ and the checks of losses happen between steps.
 """
 
 import copy
+import itertools
 import math
 import signal
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,8 @@ class Fit:
     epoch: int = 0  # epochs that are finished
     step: int = 0  # steps of the running epoch that are finished
     steps: int = 1
+    clips: int = 0  # clips of the running epoch that are through
+    order: list[int] | None = None  # what the epoch's order follows from: number of clips, seed
     totals: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, Any] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -112,17 +116,18 @@ class Fit:
         """What validation scores and best.pth keeps: the moving average where there is one."""
         return self.ema.module if self.ema else self.task.model
 
-    def resume_state(self, wandb_id: str | None) -> dict[str, Any]:
+    def resume_state(self, book: Logbook) -> dict[str, Any]:
         return {
-            "epoch": self.epoch, "step": self.step, "totals": self.totals, "best": self.best,
+            "epoch": self.epoch, "step": self.step, "clips": self.clips, "order": self.order, "totals": self.totals,
+            "best": self.best, "changed": book.changed, "wandb_id": book.wandb_id,
             "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "stopper": self.stopper.state_dict() if self.stopper else None,
             "ema": self.ema.state_dict() if self.ema else None,
-            "rng": self.runtime.gather(rng_state(self.runtime.device)), "wandb_id": wandb_id,
+            "rng": self.runtime.gather(rng_state(self.runtime.device)),
         }
 
-    def load(self, content: dict[str, Any], source: str) -> None:
-        """Take up where a checkpoint's `resume` left off."""
+    def load(self, content: dict[str, Any], source: str) -> list[str]:
+        """Take up where a checkpoint's `resume` left off. Returns a line for each thing that --set made begin anew."""
         state = content.get("resume")
         if state is None:
             raise Mistake(f"{source} holds weights only", "it has no optimiser state",
@@ -134,16 +139,29 @@ class Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         for group, today in zip(self.optimizer.param_groups, asked, strict=True):
             group.update(today)  # -r with --set changes them
-        self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        if self.stopper and state["stopper"]:
-            self.stopper.load_state_dict(state["stopper"])
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])
         self.epoch, self.step, self.totals = state["epoch"], state["step"], state["totals"]
-        self.best, self.metrics = state["best"], content.get("metrics", {})
+        self.clips, self.order = state.get("clips", 0), state.get("order")
+        self.metrics = content.get("metrics", {})
         rank = min(self.runtime.rank, len(state["rng"]) - 1)
         set_rng_state(state["rng"][rank], self.runtime.device)
+        return self._load_scores(state)
+
+    def _load_scores(self, state: dict[str, Any]) -> list[str]:
+        """The best values so far, of those metrics that are still the ones to watch."""
+        notes = []
+        if not self.schedule.load_state_dict(state["schedule"]):
+            notes.append("scheduler.mode changed: the plateau is looked for anew")
+        if self.stopper and state["stopper"] and not self.stopper.load_state_dict(state["stopper"]):
+            notes.append("early stopping watches something else now: it counts anew")
+        self.best = state["best"]
+        if self.best and self.best["metric"] != self.plan.best[0]:
+            notes.append(f"best.pth was chosen by {self.best['metric']}: the next epoch replaces it, from then on "
+                         f"{self.plan.best[0]} chooses")
+            self.best = None
+        return notes
 
 
 def start(task: Task, plan: FitPlan, runtime: Runtime) -> Fit:
@@ -184,13 +202,14 @@ def _wrapped(task: Task, plan: FitPlan, runtime: Runtime) -> nn.Module:
 def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
     """Train to the plan's end, from wherever `training` stands. Returns it finished.
 
-    Raises Interrupted after a signal (everything is saved), NonFinite, OutOfMemory, NothingToTrainOn.
+    Raises Interrupted after a signal (everything is saved), NonFinite, NothingToTrainOn.
     """
     task, plan, runtime = training.task, training.plan, training.runtime
     if not task.size("train"):
         raise NothingToTrainOn("the training set is empty", "0 clips", "see report.json of preprocess.py")
     loaders = {part: task.loader(part, train=part == "train") for part in ("train", "val") if task.size(part)}
     training.steps = math.ceil(len(loaders["train"].batch_sampler) / plan.update_per_step)
+    _find_place(training, loaders["train"].batch_sampler)
     if keeper.writes:
         checkpoint.sweep(keeper.folder)
     clock = _Clock()
@@ -204,14 +223,26 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
                 train = _train_epoch(training, loaders["train"], stop, book, keeper, clock)
                 val = _validate(training, loaders.get("val"), stop, book, keeper)
                 _end_epoch(training, train, val, time.time() - started, book, keeper)
-        except (RuntimeError, MemoryError) as error:
-            _explain_memory(error, task, plan)
-            raise
         finally:
             for loader in loaders.values():
                 loader.close()
     keeper.drop_resume()
     return training
+
+
+def _find_place(training: Fit, batches: Any) -> None:
+    """The step where today's batches go on with the running epoch; it begins anew where no step begins there."""
+    before, training.order = training.order, [batches.items, batches.seed]
+    if before is None or not training.step:
+        return
+    ends = list(itertools.accumulate(map(sum, groups_of(iter(batches.sizes()), training.plan.update_per_step))))
+    if before == training.order and training.clips in ends:
+        training.step = ends.index(training.clips) + 1
+        return
+    training.step, training.clips, training.totals = 0, 0, {}
+    if training.runtime.main:
+        tqdm.write(f"note: clips, seed or size of a step changed inside epoch {training.epoch + 1}: it begins anew",
+                   file=sys.stderr)
 
 
 def check_gradients(training: Fit, loader: Any) -> None:
@@ -276,9 +307,11 @@ def _train_epoch(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keep
         clock.last = time.time()
         for group in todo:
             first = training.step * plan.update_per_step
-            sums = optimise(training, group, sizes[first:first + len(group)])
+            items = sizes[first:first + len(group)]
+            sums = optimise(training, group, items)
             watch.take(sums, [name for batch in group for name in batch["ids"]], stop)
             training.step += 1
+            training.clips += sum(items)
             clock.tick()
             bar.update()
             left = (plan.epochs - training.epoch) * training.steps - training.step
@@ -292,7 +325,7 @@ def _train_epoch(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keep
     return {name: total / count for name, (total, count) in training.totals.items() if count}
 
 
-def groups_of(batches: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+def groups_of(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """Batches by `size`; the last group may be smaller."""
     group = []
     for batch in batches:
@@ -400,7 +433,7 @@ class _Watch:
 def _leave(training: Fit, stop: StopFlag, book: Logbook, keeper: Keeper) -> None:
     """Save resume.pth and raise Interrupted."""
     path = keeper.save("resume.pth", training.task.model.state_dict(), training.epoch, training.metrics,
-                       training.resume_state(book.wandb_id))
+                       training.resume_state(book))
     training.runtime.wait()
     raise Interrupted(f"interrupted by {stop.name or 'a signal to a sister process'}",
                       f"epoch {training.epoch + 1}, step {training.step} of {training.steps}; saved as {shown(path)}",
@@ -412,7 +445,8 @@ def _validate(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper:
         return None
     try:
         return evaluate(training.task, loader, training.runtime, model=training.scored_model,
-                        dtype=training.plan.dtype, bar=training.plan.bar, stop=stop)[0]
+                        dtype=training.plan.dtype, bar=training.plan.bar, stop=stop,
+                        tick=lambda: book.tell(now=False))[0]
     except Interrupted:  # the trained epoch is kept, its validation starts over
         _leave(training, stop, book, keeper)
         raise
@@ -425,7 +459,7 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
     rates = [group["lr"] for group in training.optimizer.param_groups]
     _check_finite(training, val)
     metrics = training.metrics = {"train": train, "val": val}
-    training.epoch, training.step, training.totals = training.epoch + 1, 0, {}
+    training.epoch, training.step, training.clips, training.totals = training.epoch + 1, 0, 0, {}
     scored = val or train
     if training.schedule.plateau:
         watched = "loss" if training.schedule.plateau.mode == "min" else "acc"
@@ -439,7 +473,7 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
            "seconds": round(seconds, 2), "clips_per_s": round(training.task.size("train") / seconds, 2),
            "peak_memory": training.runtime.peak_memory(), "commit": _commit()}
     book.epoch(row)
-    resume = training.resume_state(book.wandb_id)
+    resume = training.resume_state(book)
     if done or training.epoch % plan.save_every == 0:
         path = keeper.save(f"checkpoint_{training.epoch:03d}.pth", training.task.model.state_dict(), training.epoch,
                            metrics, resume)
@@ -454,10 +488,13 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
 
 
 def _check_finite(training: Fit, val: dict[str, float] | None) -> None:
-    """Weights that a last step has spoilt show in the validation: they are not saved."""
+    """Weights that a last step has spoilt show in the validation, or else in themselves: they are not saved."""
+    advice = "lower the learning rates, set training.clip_norm = 1, or precision = 'fp32'"
     if val and not all(math.isfinite(value) for value in val.values()):
         raise NonFinite("the validation loss is not finite", f"after epoch {training.epoch + 1}: {val}",
-                        "lower the learning rates, set training.clip_norm = 1, or precision = 'fp32'")
+                        advice)
+    if not val and not all(bool(weight.isfinite().all()) for weight in training.task.model.parameters()):
+        raise NonFinite("the weights are not finite", f"after epoch {training.epoch + 1}", advice)
 
 
 def _keep_best(training: Fit, keeper: Keeper, val: dict[str, float] | None, done: bool) -> None:
@@ -490,23 +527,33 @@ def _line(row: dict[str, Any], epochs: int, best: dict[str, Any] | None) -> str:
     return "  ".join(parts) + f"  {row['seconds']:.1f} s  {row['clips_per_s']:.1f} clips/s{marker}"
 
 
-def _explain_memory(error: Exception, task: Task, plan: FitPlan) -> None:
-    """Turn the allocator's errors, and no others, into one that says what to change."""
-    signs = ("allocate memory", "out of memory", "ALLOC_FAILED")
-    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(s in str(error) for s in signs):
-        return
-    raise OutOfMemory("out of memory", (str(error).splitlines() or [type(error).__name__])[0][:200],
-                      f"halve training.batch_size and set training.update_per_step = {2 * plan.update_per_step}: the "
-                      "same step in smaller portions; or take fewer or smaller frames") from None
+@contextmanager
+def memory_explained(advice: str) -> Iterator[None]:
+    """Turn the allocator's errors, and no others, into OutOfMemory, which says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        signs = ("allocate memory", "out of memory", "ALLOC_FAILED")
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(s in str(error) for s in signs):
+            raise
+        found = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise OutOfMemory("out of memory", found, advice) from None
+
+
+def smaller_portions(update_per_step: int) -> str:
+    """The advice to who trains with too little memory."""
+    return (f"halve training.batch_size and set training.update_per_step = {2 * update_per_step}: the same step in "
+            "smaller portions; or take fewer or smaller frames")
 
 
 @torch.no_grad()
 def evaluate(task: Task, loader: Any, runtime: Runtime, *, model: nn.Module | None = None,
              dtype: torch.dtype = torch.float32, bar: bool = False, stop: StopFlag | None = None,
-             decode: bool = False, **search: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+             tick: Callable[[], None] | None = None, decode: bool = False,
+             **search: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The means of the task's losses over a set, and where `decode` is true its records, process after process.
 
-    Raises Interrupted when `stop` is set before the end.
+    `tick` is called before each batch. Raises Interrupted when `stop` is set before the end.
     """
     model = model or task.model
     was_training = model.training
@@ -517,6 +564,8 @@ def evaluate(task: Task, loader: Any, runtime: Runtime, *, model: nn.Module | No
     for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=not (bar and runtime.main)):
         if stop is not None and runtime.world == 1 and stop.name:
             raise Interrupted(f"interrupted by {stop.name}")
+        if tick is not None:
+            tick()
         if batch["ghost"]:
             continue
         batch = task.prepare(batch, train=False)

@@ -48,6 +48,15 @@ class NothingToTrainOn(Mistake):
     code = NOTHING
 
 
+def ask(question: str) -> str:
+    """What the person at the keyboard answers; Ctrl-C and the end of the input cancel."""
+    try:
+        return input(question).strip()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        raise Mistake("cancelled", "nothing was changed") from None
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and leave the process with its exit code: 0 unless it returns another or raises a Mistake."""
     try:

@@ -4,15 +4,17 @@ status.json is the contract with whoever started the run (the que, a Slurm scrip
 state and exit code hold even where torchrun turns every child's code into 1.
 """
 
+import fcntl
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from slr.errors import Mistake
-from slr.paths import ROOT
+from slr.errors import BUG, INTERRUPTED, Mistake
+from slr.paths import ROOT, shown
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -83,22 +85,30 @@ class Silent:
 
 
 def start_wandb(folder: Path, **settings: Any) -> "Wandb | Silent":
-    """A wandb run with `settings` of wandb.init, or a Silent one when there is no login (offline needs none)."""
+    """A wandb run with `settings` of wandb.init, or a Silent one when there is no login (offline needs none).
+
+    What turns it off is said, but for WANDB_MODE=disabled, which is somebody's wish.
+    """
     mode = os.environ.get("WANDB_MODE", "online")
     if mode == "disabled":
         return Silent()
     try:
         import wandb
-    except ImportError:
-        return Silent()
+    except ImportError as error:
+        return _without_wandb(f"it cannot be imported ({error})")
     if mode == "online" and not _wandb_login():
-        return Silent()
+        return _without_wandb("there is no login; `wandb login` makes one")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return Wandb(wandb.init(dir=str(folder), **settings))
     except (wandb.errors.UsageError, wandb.errors.CommError) as error:
         raise Mistake("wandb does not start", str(error).strip().splitlines()[0],
                       "give --no_wandb, or set WANDB_MODE=offline") from None
+
+
+def _without_wandb(why: str) -> Silent:
+    print(f"note: no wandb: {why}", file=sys.stderr)
+    return Silent()
 
 
 def _wandb_login() -> bool:
@@ -130,18 +140,44 @@ class TensorBoard:
 
 
 class Logbook:
-    """The records of one run. Only the main process writes; the others hold one with `writes=False`."""
+    """The records of one run. Only the main process writes; the others hold one with `writes=False`.
+
+    rank: of a process that does not write and tells its failure in a file of its own; 0 (dry runs too): tells nothing.
+    changed: settings that differ since the last epoch, {"section.key": [old, new]}; the next row names them.
+    """
 
     def __init__(self, folder: Path, epochs: int, writes: bool = True, every: float = 5.0):
-        self.folder, self.writes, self.every = folder, writes, every
+        self.folder, self.writes, self.every, self.rank = folder, writes, every, 0
+        self.changed: dict[str, list[Any]] = {}
         self.listeners: tuple[Any, ...] = ()
         self.log_file, self.status_file = folder / "log.jsonl", folder / "status.json"
+        self.lock_file = folder / ".lock"
         self.status: dict[str, Any] = {
             "state": "starting", "exit_code": None, "reason": "", "epoch": 0, "epochs": epochs, "step": 0, "steps": 0,
             "eta_s": None, "best": None, "peak_memory": 0, "wandb_url": None,
             "pids": [os.getpid()], "checkpoint": None, "started": time.time(), "updated": None,
         }
         self._written = 0.0
+        self._lock: int | None = None
+
+    def hold(self) -> None:
+        """Keep other processes out of the run folder until `close`; Mistake where one is at work there.
+
+        A record lock: a kill frees it, and loader processes that outlive the kill for a moment do not hold it.
+        """
+        if not self.writes or self._lock is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(lock)
+            raise Mistake("another process is at work in this run folder", shown(self.folder),
+                          "wait for its end, or stop it: status.json there names its pids") from None
+        self._lock = lock
+        for path in self.folder.glob("status.rank*.json"):
+            path.unlink()
 
     def listen(self, *listeners: Any) -> None:
         """Tell these too from now on."""
@@ -170,9 +206,10 @@ class Logbook:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({**row, "changed": self.changed} if self.changed else row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self.changed = {}
         flat = {f"{part}/{name}": value for part, values in row.items() if isinstance(values, dict)
                 for name, value in values.items()}
         for listener in self.listeners:
@@ -184,9 +221,33 @@ class Logbook:
         moment = time.time()
         if not self.writes or (not now and moment - self._written < self.every):
             return
+        self.hold()
         self._written = self.status["updated"] = moment
         write_json(self.status_file, self.status)
+
+    def end(self, code: int, reason: str) -> None:
+        """How the run failed: in status.json, or of a process that does not write, in status.rank<N>.json."""
+        state = "interrupted" if code == INTERRUPTED else "failed"
+        facts: dict[str, Any] = {"state": state, "exit_code": code, "reason": reason}
+        if self.rank:
+            write_json(self.folder / f"status.rank{self.rank}.json", {**facts, "pid": os.getpid()})
+        self.tell(**facts)
+
+    def sister_end(self) -> tuple[int, str] | None:
+        """(Code, reason) of another process that has failed; one that knows more than "a bug" comes first.
+
+        None before `hold`: what lies there then is about an earlier run.
+        """
+        if self._lock is None:
+            return None
+        ends = [(path.name.split(".")[1], json.loads(path.read_text(encoding="utf-8")))
+                for path in sorted(self.folder.glob("status.rank*.json"))]
+        name, end = min(ends, key=lambda found: found[1]["exit_code"] == BUG, default=("", None))
+        return (end["exit_code"], f"{name}: {end['reason']}") if end else None
 
     def close(self, code: int) -> None:
         for listener in self.listeners:
             listener.close(code)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

@@ -109,14 +109,21 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         held = self.plateau
         return {"base": list(self.base), "reduced": list(self.reduced),
-                "plateau": [held.best, held.bad, held.cooling] if held else None}
+                "plateau": [held.best, held.bad, held.cooling] if held else None, "mode": held.mode if held else None}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Base rates that were changed since (-r with --set) stay changed; what was reduced stays so in proportion."""
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Base rates that were changed since (-r with --set) stay changed; what was reduced stays so in proportion.
+
+        False: a plateau of the other mode, which watches another metric; its best value and count are left out.
+        """
         held = zip(self.base, state["base"], state["reduced"], strict=True)
         self.reduced = [low if base == old or not old else base * low / old for base, old, low in held]
-        if self.plateau and state["plateau"]:
-            self.plateau.best, self.plateau.bad, self.plateau.cooling = state["plateau"]
+        if not self.plateau or not state["plateau"]:
+            return True
+        if state.get("mode", self.plateau.mode) != self.plateau.mode:
+            return False
+        self.plateau.best, self.plateau.bad, self.plateau.cooling = state["plateau"]
+        return True
 
 
 @dataclass
@@ -149,7 +156,12 @@ class EarlyStopping:
         return self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited}
+        return {"best": self.best, "waited": self.waited, "watches": [*self.metric, self.mode]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """False: the state is about another metric or mode, and is left out."""
+        watches = [*self.metric, self.mode]
+        if state.get("watches", watches) != watches:
+            return False
         self.best, self.waited = state["best"], state["waited"]
+        return True

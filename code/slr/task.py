@@ -54,7 +54,7 @@ class Task:
         """How many items the set `part` (train, val, test) has; 0 where there is none."""
         raise NotImplementedError
 
-    def keep(self, first: int) -> None:
+    def keep_first_items(self, first: int) -> None:
         """Train on the first items alone, and validate on the same: a check of the set-up."""
         raise NotImplementedError
 

@@ -4,6 +4,7 @@ Under torchrun, `micro.py WORDS` is training.py with this task in the place of t
 """
 
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,10 @@ class Net(nn.Module):
 
 
 class Micro(Task):
-    """`fail` makes the training go wrong on purpose: nan, oom, bug, mistake or slow."""
+    """`fail` makes the training go wrong on purpose: nan, oom, bug, mistake or slow; build and wait its making.
+
+    $MICRO_RANKS: in which processes.
+    """
 
     def __init__(self, config: Config, runtime: Runtime, sizes: dict[str, int] | None = None, fail: str = ""):
         self.config, self.runtime, self.fail = config, runtime, fail
@@ -104,7 +108,12 @@ class Micro(Task):
     @classmethod
     def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "Micro":
         sizes = dict(zip(("train", "val"), map(int, os.environ.get("MICRO_SIZES", "11 7").split()), strict=True))
-        return cls(config, runtime, sizes, os.environ.get("MICRO_FAIL", ""))
+        fails = os.environ.get("MICRO_FAIL", "") if str(runtime.rank) in os.environ.get("MICRO_RANKS", "01") else ""
+        if fails == "build":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if fails == "wait":
+            time.sleep(60)
+        return cls(config, runtime, sizes, fails)
 
     def meta(self) -> dict[str, Any]:
         return {"classes": ["a", "b", "c"], "data_hash": str(self.sizes)}
@@ -119,7 +128,7 @@ class Micro(Task):
     def size(self, part: str) -> int:
         return self.sizes.get(part, 0)
 
-    def keep(self, first: int) -> None:
+    def keep_first_items(self, first: int) -> None:
         self.sizes = {"train": first, "val": first}
 
     def loader(self, part: str, train: bool) -> Any:
@@ -150,8 +159,6 @@ class Micro(Task):
 
 
 def _go_wrong(how: str, batch: dict[str, Any]) -> None:
-    import time
-
     if how == "nan" and "train5" in batch["ids"]:
         batch["points"][batch["ids"].index("train5")] = float("nan")
     if how == "oom":

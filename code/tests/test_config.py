@@ -137,6 +137,17 @@ def test_a_tuple_over_two_lines():
     assert parse(FIVE + "jitter = (0.1, 0.1, ; first two\n    0.2, 0.0)\n").data.jitter == (0.1, 0.1, 0.2, 0.0)
 
 
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("trainig.batch_size", "4", r"--set: there is no section \[trainig\]"),
+    ("training.batch_sise", "4", r"--set: \[training\] has no key batch_sise\n  did you mean batch_size"),
+    ("training.batch_size", "x", "--set: training.batch_size must be a whole number"),
+    ("model_params.drop_p", "2", "--set: model_params.drop_p is out of range"),
+])
+def test_mistakes_of_the_command_line_name_it_and_not_the_file(name, value, said):
+    with pytest.raises(Mistake, match=said):
+        parse(FIVE, {name: value})
+
+
 def test_overrides():
     config = parse(FIVE, {"training.batch_size": "16", "data.root": "a;b", "experiment.seed": "7",
                           "data.jitter": "(0, 0, 0, 0)", "training.compile": "true"})

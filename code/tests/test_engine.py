@@ -112,6 +112,12 @@ def test_evaluation_changes_nothing(tmp_path):
     assert of.model.training and torch.equal(before, weights(of)) and torch.equal(rng, torch.get_rng_state())
 
 
+def test_validation_keeps_the_status_fresh():
+    of, ticks = task(), []
+    engine.evaluate(of, of.loader("val", train=False), CPU, tick=lambda: ticks.append(1))
+    assert len(ticks) == 2
+
+
 def test_rates_follow_the_plan(tmp_path):
     rows = fit(tmp_path, task(), plan(epochs=4, schedule={"type": "CosineAnnealingLR", "tmax": 2, "start_factor": 0.1,
                                                           "warmup_epochs": 2}))[1]
@@ -275,6 +281,68 @@ def test_settings_changed_on_the_way_take_effect(tmp_path):
     assert all("exp_avg" in state for state in training.optimizer.state.values())
 
 
+def test_another_metric_begins_anew(tmp_path):
+    """-r --set: an accuracy is never compared with the best loss."""
+    stopping = {"metric": ("val", "loss"), "mode": "min", "patience": 9, "min_delta": 0.0}
+    falling = {"type": "ReduceLROnPlateau", "plateau": Plateau("min", 0.5, 0, 0.2, "rel", 0)}
+    fit(tmp_path, task(), plan(epochs=1, stopping=stopping, schedule=falling))
+    rising = {"type": "ReduceLROnPlateau", "plateau": Plateau("max", 0.5, 0, 0.2, "rel", 0)}
+    how = plan(epochs=2, best=("acc", "max"), schedule=rising,
+               stopping={**stopping, "metric": ("val", "acc"), "mode": "max"})
+    training = engine.start(task(), how, CPU)
+    content = checkpoint.load(tmp_path / "checkpoint_001.pth")
+    notes = training.load(content, "it")
+    assert [sum(word in note for note in notes) for word in ("best.pth", "early stopping", "plateau")] == [1, 1, 1]
+    assert training.best is training.stopper.best is training.schedule.plateau.best is None
+    assert engine.start(task(), plan(stopping=stopping, schedule=falling), CPU).load(content, "it") == []
+    fit(tmp_path, task(), how, "checkpoint_001.pth")
+    best = checkpoint.load(tmp_path / "best.pth")
+    assert best["epoch"] == 2
+
+
+def interrupted_after_the_first_step(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    real = engine.optimise
+
+    def interrupted(*words):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*words)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(engine, "optimise", interrupted)
+        fit(folder, task(**changes), plan(epochs=1))
+
+
+@pytest.mark.parametrize(("batch", "portions", "anew"), [(4, 2, False), (8, 1, False), (2, 4, False), (4, 1, False),
+                                                         (3, 1, True), (5, 2, True)])
+def test_other_portions_inside_an_epoch(tmp_path, monkeypatch, capsys, batch, portions, anew):
+    """Eight of eleven clips are through: every clip is seen once, or the epoch begins anew, which is said."""
+    interrupted_after_the_first_step(tmp_path, monkeypatch)
+    assert checkpoint.load(tmp_path / "resume.pth")["resume"]["clips"] == 8
+    seen, real = [], Micro.prepare
+    monkeypatch.setattr(Micro, "prepare", lambda of, batch, train: seen.extend(batch["ids"] if train else []) or
+                        real(of, batch, train))
+    training, rows = fit(tmp_path, task(training__batch_size=batch), plan(epochs=1, update_per_step=portions),
+                         "resume.pth")
+    assert len(seen) == len(set(seen)) == (11 if anew else 3)
+    assert ("it begins anew" in capsys.readouterr().err) == anew and len(rows) == 1
+
+
+def test_a_checkpoint_from_before_its_place_was_noted(tmp_path, monkeypatch, capsys):
+    interrupted_after_the_first_step(tmp_path, monkeypatch)
+    content = checkpoint.load(tmp_path / "resume.pth")
+    for name in ("clips", "order", "changed"):
+        del content["resume"][name]
+    checkpoint.save(tmp_path / "resume.pth", content)
+    assert len(fit(tmp_path, task(), plan(epochs=1), "resume.pth")[1]) == 1
+    assert "anew" not in capsys.readouterr().err
+
+
+def test_another_seed_inside_an_epoch(tmp_path, monkeypatch, capsys):
+    interrupted_after_the_first_step(tmp_path, monkeypatch)
+    fit(tmp_path, task(experiment__seed=7), plan(epochs=1), "resume.pth")
+    assert "it begins anew" in capsys.readouterr().err
+
+
 def test_only_a_complete_checkpoint_can_be_resumed(tmp_path):
     fit(tmp_path, task(), plan(epochs=1))
     with pytest.raises(Mistake, match="holds weights only"):
@@ -309,22 +377,35 @@ def test_weights_spoilt_by_the_last_step_are_not_saved(tmp_path, monkeypatch):
     assert checkpoint.load(checkpoint.newest(tmp_path))["epoch"] == 1
 
 
+def test_spoilt_weights_are_not_saved_without_a_validation_set_either(tmp_path, monkeypatch):
+    of, real = task({"train": 11, "val": 0}), engine.optimise
+
+    def spoil(*words):
+        sums = real(*words)
+        nn.init.constant_(of.model.classifier[1].weight, math.nan)
+        return sums
+
+    monkeypatch.setattr(engine, "optimise", spoil)
+    with pytest.raises(NonFinite, match="the weights are not finite: after epoch 1"):
+        fit(tmp_path, of, plan(update_per_step=3))
+    assert not list(tmp_path.glob("*.pth"))
+
+
 @pytest.mark.parametrize("error", [
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(),
     RuntimeError("CUDA error: out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
 ])
-def test_out_of_memory_says_what_to_change(tmp_path, monkeypatch, error):
-    monkeypatch.setattr(engine, "optimise", lambda *_: (_ for _ in ()).throw(error))
+def test_out_of_memory_says_what_to_change(error):
     with pytest.raises(OutOfMemory, match="training.update_per_step = 4") as caught:
-        fit(tmp_path, task(), plan(update_per_step=2))
+        with engine.memory_explained(engine.smaller_portions(2)):
+            raise error
     assert caught.value.code == 76 and caught.value.__cause__ is None
 
 
-def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "optimise", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        fit(tmp_path, task(), plan())
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes do not match"), engine.memory_explained("buy more"):
+        raise RuntimeError("shapes do not match")
 
 
 def test_nothing_to_train_on(tmp_path):

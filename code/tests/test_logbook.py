@@ -1,7 +1,9 @@
 """log.jsonl and status.json, whatever happens; wandb and TensorBoard where asked for."""
 
 import json
+import os
 import subprocess
+import sys
 
 import pytest
 
@@ -73,7 +75,46 @@ def test_status_is_rewritten_whole_and_not_too_often(tmp_path):
     assert json.loads(book.status_file.read_text())["step"] == 0
     book.tell(reason="a ü")
     assert json.loads(book.status_file.read_text())["step"] == 5
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["status.json"]
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"status.json", ".lock"}
+
+
+def test_the_next_row_names_what_changed_once(tmp_path):
+    book, ear = Logbook(tmp_path, 9), Ear()
+    book.listen(ear)
+    book.changed = {"training.max_epoch": [2, 9]}
+    for epoch in (1, 2):
+        book.epoch(row(epoch))
+    assert read_log(book.log_file) == [{**row(1), "changed": {"training.max_epoch": [2, 9]}}, row(2)]
+    assert set(ear.heard[0][1]) == {"train/loss", "lr/backbone"}
+
+
+def test_one_process_at_a_time(tmp_path):
+    """The lock is another process's; it ends with `close`."""
+    program = ("import sys; from pathlib import Path; from slr.logbook import Logbook\n"
+               "Logbook(Path(sys.argv[1]), 1).hold()")
+    book = Logbook(tmp_path, 9)
+    (tmp_path / "status.rank1.json").write_text("{}")
+    book.hold()
+    assert not (tmp_path / "status.rank1.json").exists()  # of the run before
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(logbook.ROOT / "code")}
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert "Mistake" in second.stderr and "another process is at work in this run folder" in second.stderr
+    book.close(0)
+    assert subprocess.run(command, timeout=60, env=env).returncode == 0
+
+
+def test_the_end_of_another_process(tmp_path):
+    book = Logbook(tmp_path, 9)
+    book.hold()
+    assert book.sister_end() is None
+    for rank, code, reason in ((1, 1, "connection closed"), (2, 76, "out of memory")):
+        sister = Logbook(tmp_path, 9, writes=False)
+        sister.rank = rank
+        sister.end(code, reason)
+    assert book.sister_end() == (76, "rank2: out of memory")
+    assert json.loads((tmp_path / "status.rank2.json").read_text())["state"] == "failed"
+    assert Logbook(tmp_path, 9).sister_end() is None  # not yet its folder: it may be an earlier run's
 
 
 def test_who_does_not_write_writes_nothing(tmp_path):
@@ -81,12 +122,15 @@ def test_who_does_not_write_writes_nothing(tmp_path):
     book.tell(state="running")
     book.epoch(row(1))
     book.keep_until(0)
+    book.hold()
+    book.end(1, "a bug")
     assert not (tmp_path / "run").exists()
 
 
-def test_wandb_off(tmp_path, monkeypatch):
+def test_wandb_off(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert isinstance(start_wandb(tmp_path), logbook.Silent)
+    assert capsys.readouterr().err == ""
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -94,6 +138,10 @@ def test_wandb_off(tmp_path, monkeypatch):
     silent.log({}, 1)
     silent.close(0)
     assert silent.id is None and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err.startswith("note: no wandb: ")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert isinstance(start_wandb(tmp_path), logbook.Silent)
+    assert "note: no wandb: it cannot be imported" in capsys.readouterr().err
 
 
 def test_wandb_offline(tmp_path, monkeypatch):

@@ -51,9 +51,33 @@ def test_one_bad_video_does_not_cost_the_others(video, tmp_path, capsys):
     assert "bad.mp4" in said.err and "sign" in said.out
 
 
+def test_a_box_is_what_the_model_sees(video, tmp_path, capsys):
+    make_run()
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number, frame in enumerate(read_frames(video, range(20))):
+        cv2.imwrite(str(frames / f"{number}.png"), frame[8:48, 10:64, ::-1])
+    boxed = ask(capsys, "S3D", "little", "7", str(video), "--last", "20", "--box", "10", "8", "64", "48")
+    assert boxed[0]["glosses"] == ask(capsys, "S3D", "little", "7", str(frames))[0]["glosses"]
+
+
+def test_no_memory_is_explained(video, monkeypatch, capsys):
+    make_run()
+
+    def full_up(*_: object) -> None:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(predict, "predict", full_up)
+    assert predict.main(["S3D", "little", "7", str(video), *CPU]) == 76
+    assert "--device cpu" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words, said", [
     (["S3D", "little", "7", "nowhere.mp4"], "no such video"),
     (["S3D", "little", "7", "VIDEO", "--last", "900"], "no such frames"),
+    (["S3D", "little", "7", "VIDEO", "--box", "0", "0", "65", "48"], "64 x 48"),
+    (["S3D", "little", "7", "VIDEO", "--box", "-1", "0", "20", "20"], "no such box"),
+    (["S3D", "little", "7", "VIDEO", "--box", "9", "9", "9", "20"], "no such box"),
     (["S3D", "little", "7", "VIDEO", "-k", "0"], "at least 1"),
     (["S3D", "little", "66", "VIDEO"], "checkpoint is missing"),
 ])

@@ -168,6 +168,16 @@ def test_demo_is_drawn_first(root, monkeypatch, capsys):
     assert all(clip.box for clip in load_clips(root, "demo", "train"))
 
 
+def test_a_bad_split_does_not_cost_the_others(root, capsys):
+    """The highest code of all: 78, nothing to train on, above 2."""
+    write_split(root, [{"video_id": "3", "split": "train"}], "useless")
+    assert preprocess.main(["-as", "useless", "nowhere", "mine", "--workers", "0"]) == NothingToTrainOn.code
+    said = capsys.readouterr().err
+    assert "error: useless: no training clip" in said and "error: nowhere: no split nowhere" in said
+    assert report(root)["kept"] == 3 and not paths.labels(root, "useless").exists()
+    assert preprocess.main(["-as", "mine", "nowhere", "--workers", "0"]) == Mistake.code
+
+
 def test_stopped_by_a_signal(root, monkeypatch):
     monkeypatch.setattr(preprocess, "prepare_split", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)

@@ -139,3 +139,15 @@ def test_early_stopping_waits_and_counts_from_the_best():
 def test_early_stopping_upwards_and_through_nan():
     stop = EarlyStopping(("val", "acc"), "max", patience=2, min_delta=0.0)
     assert [stop.observe(v) for v in (math.nan, 0.1, 0.2, 0.2, 0.3, 0.1, 0.1)] == [False] * 6 + [True]
+
+
+def test_states_of_another_metric_are_left_out():
+    old, new = (EarlyStopping(("val", name), mode, 3, 0.0) for name, mode in (("loss", "min"), ("acc", "max")))
+    old.observe(1.0)
+    assert not new.load_state_dict(old.state_dict()) and new.best is None
+    assert new.load_state_dict({"best": 0.5, "waited": 1}) and new.best == 0.5  # from before this was noted
+    falling, rising = (Schedule([1.0], plateau=Plateau(mode, 0.1, 0, 0.0, "rel", 0)) for mode in ("min", "max"))
+    falling.observe(0, 1.0)
+    falling.observe(1, 1.0)
+    assert not rising.load_state_dict(falling.state_dict())
+    assert rising.plateau.best is None and rising.rates(2) == pytest.approx([0.1])

@@ -2,19 +2,22 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import preprocess
 import pytest
 import testing
 import torch
 
 from slr import checkpoint, paths
 from slr.config import parse_config
-from slr.errors import Mistake
+from slr.errors import Mistake, OutOfMemory
 from slr.paths import Experiment
 from slr.runtime import Runtime
 from slr.task import build_task
+from slr.tasks.isolated import Isolated
 from slr.video import read_frames, sample_indices
 
 INI = """
@@ -39,10 +42,11 @@ workers = 0
 CPU = ("--device", "cpu")
 
 
-def make_run(exp_no: str = "7", split: str = "little", seed: int = 1, metrics: dict | None = None) -> Path:
+def make_run(exp_no: str = "7", split: str = "little", seed: int = 1, metrics: dict | None = None,
+             ini: str = INI) -> Path:
     """A run folder with a best.pth of random weights, as training.py leaves it; no .ini of that number exists."""
     experiment = Experiment("S3D", split, exp_no)
-    config = parse_config(INI, experiment)
+    config = parse_config(ini, experiment)
     task = build_task(config, Runtime.start("cpu", seed))
     path = experiment.checkpoints / "best.pth"
     checkpoint.save(path, {"model": "S3D", "split": split, "task": "isolated", "meta": task.meta(), "epoch": 1,
@@ -153,6 +157,58 @@ def test_a_checkpoint_alone_is_enough_and_classes_go_by_gloss(little, little_dat
     assert (tmp_path / "a" / "alone.json").read_text() == (tmp_path / "b" / "alone.json").read_text()
 
 
+def test_labels_by_path_find_the_frame_store_by_the_split_s_name(little, little_data, tmp_path, monkeypatch, capsys):
+    """--set_dir with a run that was trained from a frame store; the labels may have been moved."""
+    root = tmp_path / "data"
+    shutil.copytree(little_data, root)
+    monkeypatch.setenv("SLR_DATA", str(root))
+    preprocess.main(["-as", "little", "--store", "jpeg", "--workers", "0"])
+    make_run(ini=f"{INI}store = 'jpeg'")
+    moved = shutil.copytree(paths.labels(root, "little"), tmp_path / "moved")
+    answers = []
+    for words in ([], ["--set_dir", str(paths.labels(root, "little"))], ["--set_dir", str(moved)]):
+        capsys.readouterr()
+        assert testing.main(["partial", "S3D", "little", "7", "test", *words, *CPU]) == 0
+        answers.append(figures(capsys.readouterr().out))
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_another_test_leaves_the_run_s_own_results(little, little_data, capsys):
+    """-nf, -fs, --set_dir and --set stand in the file names; with --out they need not."""
+    results = make_run().parents[1] / "results"
+    testing.main(["full", "S3D", "little", "7", *CPU])
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    testing.main(["full", "S3D", "little", "7", "-nf", "10", *CPU])
+    labels = paths.labels(little_data, "noval")
+    for words in (["-fs", "40"], ["--set_dir", str(labels)], ["--set", "data.eval_resize=1.5"]):
+        testing.main(["partial", "S3D", "little", "7", "test", "-se", *words, *CPU])
+    assert {name: (results / name).read_bytes() for name in before} == before
+    for name in ("best_nf10_val_loss.json", "best_nf10_test-predictions.csv", "best_nf10_test-confmat.png",
+                 "best_fs40_test-top-k.json", "best_noval_test-predictions.csv",
+                 "best_data.eval_resize-1.5_test-details.json"):
+        assert (results / name).is_file(), name
+    testing.main(["partial", "S3D", "little", "7", "test", "-se", "-nf", "10", "--out", str(little / "out"), *CPU])
+    assert (little / "out" / "best_test-predictions.csv").is_file()
+    capsys.readouterr()
+    testing.main(["board"])
+    assert capsys.readouterr().out.count("S3D_007") == 1
+
+
+def test_no_memory_is_explained(little, monkeypatch):
+    make_run()
+
+    def full_up(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemory, match="--batch_size") as caught:
+        patch.setattr(Isolated, "prepare", full_up)
+        testing.main(["partial", "S3D", "little", "7", "test", *CPU])
+    assert caught.value.code == 76
+    monkeypatch.setattr(Isolated, "load", full_up)
+    with pytest.raises(OutOfMemory, match="--batch_size"):
+        testing.main(["full", "S3D", "little", "7", *CPU])
+
+
 def test_without_a_validation_set_val_is_null(little, capsys):
     results = make_run(split="noval").parents[1] / "results"
     testing.main(["full", "S3D", "noval", "7", *CPU])
@@ -211,6 +267,7 @@ def test_graphs_of_a_partial_test(little, capsys, monkeypatch):
     made = {path.name for path in results.glob("*.png")}
     assert "best_test-confmat.png" in made and not made & {"best_test-heatmap.png", "best_test-bargraph.png"}
     assert "display" in capsys.readouterr().out
+    assert not [*results.glob("*.csv"), *results.glob("*.json")]  # tables are written with -se
 
 
 def test_compare_and_board(little, capsys, tmp_path):
@@ -226,6 +283,14 @@ def test_compare_and_board(little, capsys, tmp_path):
     testing.main(["board", "--csv", str(tmp_path / "board.csv")])
     assert {row["run"] for row in rows_of(tmp_path / "board.csv")} == {"S3D_007", "S3D_009"}
     assert "S3D_009" in capsys.readouterr().out
+    for number, text in enumerate(('{"test": {', "[]", '{"test": null}', '{"best_val_acc": 1}', "\udcff")):
+        odd = paths.runs_root() / "little" / f"S3D_1{number:02d}" / "results" / "best_val_loss.json"
+        odd.parent.mkdir(parents=True)
+        odd.write_bytes(text.encode(errors="surrogateescape"))
+    testing.main(["board"])
+    said = capsys.readouterr()
+    assert "S3D_007" in said.out and "S3D_1" not in said.out
+    assert all(f"S3D_10{number}" in said.err for number in range(5))
 
 
 @pytest.mark.parametrize("words, said", [

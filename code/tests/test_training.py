@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import micro
@@ -27,6 +28,12 @@ CODE = Path(training.__file__).parent
 # A last batch of one clip would leave batch-norm a single value at this size: nine clips are three batches of three.
 REAL = micro.INI.replace("max_epoch = 4", "max_epoch = 2").replace("save_every = 2", "save_every = 1").replace(
     "batch_size = 4", "batch_size = 3")
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 class Bench:
@@ -66,11 +73,13 @@ class Bench:
     def load(self, number: str, name: str, **options: str) -> dict:
         return checkpoint.load(self.folder_of(number, **options) / "checkpoints" / name)
 
+    def pair(self, *words: str, **env: str) -> list[Child]:
+        """Two processes of one run, as torchrun starts them."""
+        group = {**env, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        return [self.start(*words, **group, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+
     def torchrun(self, *words: str, **env: str) -> subprocess.Popen:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
         return subprocess.Popen([*command, *words], env={**os.environ, **self.env, **env}, cwd=self.folder, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -258,6 +267,7 @@ def test_killed_again_and_again(bench, whole, seed):
 @pytest.mark.parametrize(("fail", "code", "state", "words"), [
     ("nan", 77, "failed", ["the loss is not finite", "train5", "training.clip_norm = 1"]),
     ("oom", 76, "failed", ["out of memory", "training.update_per_step = 4"]),
+    ("build", 76, "failed", ["out of memory", "training.update_per_step = 4"]),
     ("bug", 1, "failed", ["Traceback", "ZeroDivisionError: a bug of ours"]),
     ("mistake", 2, "failed", ["error: the video does not decode: train5.mp4\n  look at it"]),
 ])
@@ -267,6 +277,44 @@ def test_exit_codes(bench, fail, code, state, words):
     assert ("Traceback" in said) == (code == 1)
     status = bench.status("001")
     assert (status["state"], status["exit_code"]) == (state, code) and status["reason"]
+
+
+def test_out_of_memory_in_a_dry_run(bench):
+    said = bench.run("S3D", "little", "1", "-c", bench.ini(micro.INI), "--dry_run", expect=76, MICRO_FAIL="oom")
+    assert "training.update_per_step = 4" in said and "Traceback" not in said
+    assert not (bench.folder / "runs").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=["TERM", "USR1", "INT"])
+def test_interrupted_before_the_first_step(bench, number):
+    words = ["S3D", "little", "1", "-c", bench.ini(micro.INI), "-na"]
+    child = bench.start(*words, MICRO_FAIL="wait")
+    status = bench.folder_of("001") / "status.json"
+    assert child.signal_when(lambda: status.exists() and '"starting"' in status.read_text(), number) == 75
+    told = bench.status("001")
+    assert told["state"] == "interrupted" and told["exit_code"] == 75 and number.name in told["reason"]
+    assert "the same command with -r goes on" in child.said() and "Traceback" not in child.said()
+    bench.run(*words, "-r")
+
+
+def test_what_was_not_finite_is_not_resumed_blindly(bench):
+    words = ["S3D", "little", "1", "-c", bench.ini(micro.INI), "-na"]
+    bench.run(*words, expect=77, MICRO_FAIL="nan")
+    before = contents(bench.folder / "runs")
+    assert "change something with --set" in bench.run(*words, "-r", expect=2)
+    assert contents(bench.folder / "runs") == before
+    bench.run(*words, "-r", "--set", "training.clip_norm=1")
+    assert bench.status("001")["state"] == "done"
+
+
+def test_two_runs_never_share_a_folder(bench):
+    words = ["S3D", "little", "1", "-c", bench.ini(micro.INI), "-na"]
+    first = bench.start(*words, MICRO_FAIL="slow")
+    while not (bench.folder_of("001") / "status.json").exists() and first.process.is_alive():
+        time.sleep(0.005)
+    said = bench.run(*words, "-r", expect=2)
+    assert "another process is at work in this run folder" in said and "Traceback" not in said
+    assert first.wait() == 0 and bench.status("001")["state"] == "done" and len(bench.log("001")) == 4
 
 
 def test_nothing_to_train_on(bench):
@@ -334,8 +382,20 @@ def test_resuming_uses_the_saved_config_and_says_what_set_changes(done):
     assert "batch_size = 4" in said and "training.max_epoch: 2 -> 3" in said and "batch_size: " not in said
     assert [row["epoch"] for row in bench.log("001")] == [1, 2, 3]
     assert "max_epoch = 3" in (bench.folder_of("001") / "config.ini").read_text()
+    assert [row.get("changed") for row in bench.log("001")] == [None, None, {"training.max_epoch": [2, 3]}]
     (bench.folder / "x.ini").unlink()
     bench.run(*words[:-2], "-r")  # the saved one is enough
+
+
+def test_changes_are_logged_though_the_run_was_stopped_before_its_next_epoch(done):
+    bench, words = done
+    child = bench.start(*words[:-2], "-r", "--set", "training.max_epoch=3", "--seed", "7", MICRO_FAIL="slow")
+    status = bench.folder_of("001") / "status.json"
+    assert child.signal_when(lambda: '"running"' in status.read_text(), signal.SIGTERM) == 75
+    said = bench.run(*words[:-2], "-r", "--set", "training.max_epoch=4")
+    assert "-c is not read" in said
+    assert bench.log("001")[2]["changed"] == {"training.max_epoch": [2, 4], "experiment.seed": [42, 7]}
+    assert "changed" not in bench.log("001")[3]
 
 
 def test_resuming_what_never_began_starts_afresh(bench):
@@ -363,13 +423,37 @@ def old_run(little) -> Experiment:
     return experiment
 
 
-@pytest.mark.parametrize(("answers", "exp_no", "recover", "kept"), [
-    (["r"], "1", True, True), (["enumerate"], "1.1", False, True), (["o", "yes"], "1", False, False)])
-def test_it_asks(old_run, monkeypatch, answers, exp_no, recover, kept):
+@pytest.mark.parametrize(("answers", "exp_no", "recover", "overwrite"), [
+    (["r"], "1", True, False), (["enumerate"], "1.1", False, False), (["o", "yes"], "1", False, True)])
+def test_it_asks(old_run, monkeypatch, answers, exp_no, recover, overwrite):
     Answers(monkeypatch, *answers)
     args = training.parse_arguments(["S3D", "little", "1"])
     assert training.choose_folder(args, old_run).exp_no == exp_no
-    assert args.recover == recover and old_run.run.exists() == kept
+    assert (args.recover, args.overwrite) == (recover, overwrite) and (old_run.checkpoints / "best.pth").exists()
+
+
+def test_overwriting_waits_for_the_config_to_be_confirmed(old_run, little, monkeypatch, tmp_path):
+    (tmp_path / "x.ini").write_text(micro.INI)
+    (old_run.run / "results").mkdir()
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("slr.task.build_task", micro.Micro.build)
+    monkeypatch.setattr(sys, "argv", ["training.py", "S3D", "little", "1", "-c", str(tmp_path / "x.ini")])
+    Answers(monkeypatch, "o", "yes", "n")
+    with pytest.raises(Mistake, match="nothing was changed"):
+        training.main()
+    assert contents(old_run.run) == {"checkpoints/best.pth": b""} and (old_run.run / "results").exists()
+    monkeypatch.setattr(training, "_fit", lambda *_: None)
+    Answers(monkeypatch, "o", "yes", "y")
+    assert training.main() == 0
+    assert {p.name for p in old_run.run.iterdir()} == {".lock", "status.json"}
+
+
+@pytest.mark.parametrize("error", [EOFError, KeyboardInterrupt])
+def test_the_end_of_the_input_cancels(old_run, monkeypatch, error):
+    Answers(monkeypatch)
+    monkeypatch.setattr("builtins.input", lambda _: (_ for _ in ()).throw(error))
+    with pytest.raises(Mistake, match="cancelled: nothing was changed"):
+        training.choose_folder(training.parse_arguments(["S3D", "little", "1"]), old_run)
 
 
 @pytest.mark.parametrize("answers", [["c"], [""], ["o", "y"], ["what?"]])
@@ -406,6 +490,8 @@ def test_the_config_is_confirmed(little, monkeypatch, capsys):
     (["S3D", "little", "1", "INI", "--seed", "-1"], ["experiment.seed is out of range"]),
     (["S3D", "little", "1", "INI", "--seed", "x"], ["argument --seed: invalid int value"]),
     (["S3D", "little", "1", "INI", "--overfit", "0"], ["--overfit takes a number of clips"]),
+    (["S3D", "little", "1", "INI", "-r", "-ee"], ["-r goes on, -ee and -ec begin anew"]),
+    (["S3D", "little", "1", "INI", "-r", "-ec"], ["-r goes on, -ee and -ec begin anew"]),
     (["S3D", "little", "1", "INI", "--device", "tpu"], ["--device is no device"]),
     (["S3D", "little", "1", "INI", "--device", "cuda:99"], ["GPU"]),
     (["S3D", "unprepared", "1", "INI"], ["unprepared is not prepared", "preprocess.py -as unprepared"]),
@@ -447,6 +533,14 @@ def test_print_config_needs_no_torch(bench):
     assert training.configuration.parse_config(text, Experiment("S3D", "little", "1")).training.batch_size == 7
 
 
+def test_print_config_says_what_it_understood(bench, monkeypatch, capsys):
+    file = bench.ini("[admin]\nmodel = S3D\n" + micro.INI)
+    monkeypatch.setattr(sys, "argv", ["training.py", "S3D", "little", "1", "--print_config", "-c", file])
+    assert training.main() == 0
+    printed = capsys.readouterr()
+    assert printed.err == "note: [admin] does nothing here\n" and "batch_size = 4" in printed.out
+
+
 def test_print_config_of_a_wrong_file(bench):
     command = [sys.executable, str(CODE / "training.py"), "S3D", "little", "1", "--print_config", "-c"]
     done = subprocess.run([*command, bench.ini("[training]\nbatch_size = 4")], capture_output=True, text=True,
@@ -464,7 +558,7 @@ SWIN = SWIN.replace("num_frames = 8", "num_frames = 2").replace("eps = 1e-8", "e
 def test_two_processes_equal_one(bench):
     """Swin3D_T, nine clips in batches of four (the last of one clip: fewer than processes), seven in validation."""
     words = ["Swin3D_T", "little", "1", "-c", bench.ini(SWIN), "-na", "--no_wandb"]
-    runner = bench.torchrun(str(CODE / "training.py"), *words, SLR_RUNS=str(bench.folder / "two"))
+    runner = bench.torchrun(str(CODE / "training.py"), *words, "--test_best", SLR_RUNS=str(bench.folder / "two"))
     bench.run(*words, real=True)
     said = runner.communicate(timeout=200)[0]
     assert runner.returncode == 0, said
@@ -473,9 +567,11 @@ def test_two_processes_equal_one(bench):
     assert len(one) == len(two) == 2
     for a, b in zip(one, two, strict=True):
         for part in ("train", "val"):
-            assert a[part]["loss"] == pytest.approx(b[part]["loss"], abs=1e-5)
+            assert a[part]["loss"] == pytest.approx(b[part]["loss"], rel=1e-5, abs=1e-5)
             assert a[part]["acc"] == b[part]["acc"]
     assert said.count("epoch   1/2") == 1  # one of them speaks
+    results = bench.folder / "two" / "little" / "Swin3D_T_001" / "results"
+    assert json.loads((results / "best_val_loss.json").read_text())["test"]  # and tests, alone
 
 
 def test_two_processes_interrupted_by_a_signal_to_one(bench):
@@ -507,6 +603,21 @@ def test_two_processes_interrupted_by_a_signal_to_one(bench):
         assert a["val"]["loss"] == pytest.approx(b["val"]["loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize(("fail", "code", "reason"), [("oom", 76, "rank1: out of memory"),
+                                                      ("mistake", 2, "rank1: the video does not decode"),
+                                                      ("build", 76, "rank1: out of memory")])
+def test_the_failure_of_another_process_is_told(bench, fail, code, reason):
+    words = ["S3D", "little", "1", "-c", bench.ini(micro.INI), "-na", "--no_wandb"]
+    first, second = bench.pair(*words, MICRO_FAIL=fail, MICRO_RANKS="1")
+    assert second.wait() == code, second.said()
+    first.wait()
+    status = bench.status("001")
+    assert (status["state"], status["exit_code"]) == ("failed", code) and status["reason"].startswith(reason)
+    assert json.loads((bench.folder_of("001") / "status.rank1.json").read_text())["exit_code"] == code
+    bench.run(*words, "-r")
+    assert not (bench.folder_of("001") / "status.rank1.json").exists()
+
+
 # --- what wandb hears ---------------------------------------------------------------------------------------
 
 def test_wandb_project_and_tags(little, monkeypatch):
@@ -517,12 +628,12 @@ def test_wandb_project_and_tags(little, monkeypatch):
     for words, project in (([], "WLASL-100"), (["-p", "mine"], "mine")):
         args = training.parse_arguments(["S3D", "asl100", "4", "-t", "a", "b", "-et", "lab", *words])
         book = training.logbook.Logbook(little / "run", 3)
-        training.listen(args, config, Experiment("S3D", "asl100", "4"), book, 100, "old")
+        training.attach_loggers(args, config, Experiment("S3D", "asl100", "4"), book, 100, "old")
         assert heard["project"] == project and heard["tags"] == ["asl100", "S3D", "exp-004", "a", "b"]
         assert heard["entity"] == "lab" and heard["id"] == "old" and heard["resume"] == "allow"
     heard.clear()
-    training.listen(argparse.Namespace(**{**vars(args), "no_wandb": True}), config, Experiment("S3D", "asl100", "4"),
-                    book, 100, None)
+    training.attach_loggers(argparse.Namespace(**{**vars(args), "no_wandb": True}), config,
+                            Experiment("S3D", "asl100", "4"), book, 100, None)
     assert not heard
 
 

@@ -20,6 +20,7 @@ from slr.datasets.wlasl import (
     load_clips,
     read_annotations,
     read_class_list,
+    split_name,
     videos_folder,
 )
 from slr.datasets.wlasl_prepare import (
@@ -272,6 +273,18 @@ def test_labels_round_trip(prepared, tmp_path):
     assert data_hash(tmp_path, "mine") != before and load_clips(tmp_path, "mine", "val") == []
     assert videos_folder(tmp_path, "mine") == tmp_path / "WLASL" / "WLASL2000"
     assert videos_folder(tmp_path, "other") == paths.wlasl_videos(tmp_path)
+
+
+def test_the_name_of_labels_given_by_path(prepared, tmp_path):
+    """The report's, else the folder's; a name stays what it is."""
+    moved, bare = tmp_path / "moved", tmp_path / "bare"
+    write_labels(prepared, moved)
+    bare.mkdir()
+    assert split_name(tmp_path, str(moved)) == "mine" and split_name(tmp_path, str(bare)) == "bare"
+    assert split_name(tmp_path, "asl100") == "asl100"
+    write(moved / "report.json", [])
+    with pytest.raises(Mistake, match="no report"):
+        split_name(tmp_path, str(moved))
 
 
 def test_what_is_not_prepared(tmp_path):

@@ -302,14 +302,14 @@ def _needed(path: Path, split: str) -> Path:
     return path
 
 
-def load_clips(root: Path, split: str, set: str) -> list[Clip]:
+def load_clips(root: Path, split: str, part: str) -> list[Clip]:
     """The clips of one set of a prepared split, all checked to decode; [] where the split has no such set.
 
     Raises:
         Mistake: the split is not prepared, or its labels are damaged.
     """
-    path = _needed(paths.labels(root, split) / PREPARED.format(set=set), split)
-    return _labelled(path, set, load_classes(root, split))
+    path = _needed(paths.labels(root, split) / PREPARED.format(set=part), split)
+    return _labelled(path, part, load_classes(root, split))
 
 
 def load_classes(root: Path, split: str) -> list[str]:
@@ -328,9 +328,23 @@ def data_hash(root: Path, split: str) -> str:
 
 def videos_folder(root: Path, split: str) -> Path:
     """Where the videos of a prepared split lie: the folder it was prepared from, by default WLASL2000."""
-    report = paths.labels(root, split) / "report.json"
-    remembered = _json(report).get("videos") if report.is_file() else None
+    remembered = _report(root, split).get("videos")
     return root / remembered if remembered else paths.wlasl_videos(root)
+
+
+def split_name(root: Path, split: str) -> str:
+    """The name that the frame store of a prepared split goes by, where `split` may be a path to its labels."""
+    return split if Path(split).name == split else _report(root, split).get("split") or Path(split).name
+
+
+def _report(root: Path, split: str) -> dict[str, Any]:
+    """preprocess.py's report.json of a split; nothing where the labels are from elsewhere."""
+    file = paths.labels(root, split) / "report.json"
+    found = _json(file) if file.is_file() else {}
+    if not isinstance(found, dict):
+        raise Mistake(f"{paths.shown(file)} is no report of preprocess.py", f"{type(found).__name__}, not an object",
+                      "prepare the split again")
+    return found
 
 
 def find_annotations(root: Path, split: str) -> Path:

@@ -206,11 +206,7 @@ def shuffled_result(logits: ArrayLike, labels: ArrayLike, perm: Sequence[int]) -
 
 def confusion(labels: ArrayLike, predicted: ArrayLike, num_classes: int) -> Ints:
     """Counts (K, K): row = true class, column = predicted class."""
-    truth, guess = _labels(labels), _labels(predicted)
-    if len(truth) != len(guess):
-        raise ValueError(f"{len(guess)} predictions for {len(truth)} labels")
-    _refuse_outside(truth, num_classes)
-    _refuse_outside(guess, num_classes)
+    truth, guess = _pair(labels, predicted, num_classes)
     flat = np.bincount(truth * num_classes + guess, minlength=num_classes * num_classes)
     return flat.reshape(num_classes, num_classes).astype(np.int64)
 
@@ -218,15 +214,17 @@ def confusion(labels: ArrayLike, predicted: ArrayLike, num_classes: int) -> Ints
 def per_class(labels: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> ClassReport:
     """Precision, recall, F1 and support of each class, and macro-F1 over the classes that `labels` holds.
 
-    A class that is never predicted has precision 0 (scikit-learn's zero_division=0).
+    A class that is never predicted has precision 0.
     """
-    matrix = confusion(labels, predicted, len(classes))
-    right, support, named = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    f1 = _share(2 * right, support + named)
+    from sklearn.metrics import precision_recall_fscore_support  # here: it takes a second
+
+    truth, guess = _pair(labels, predicted, len(classes))
+    precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=range(len(classes)),
+                                                                     zero_division=0)
     present = support > 0
-    return {"classes": list(classes), "precision": _share(right, named).tolist(),
-            "recall": _share(right, support).tolist(), "f1": f1.tolist(), "support": support.tolist(),
-            "macro_f1": float(f1[present].mean()), "classes_present": int(present.sum())}
+    return {"classes": list(classes), "precision": precision.tolist(), "recall": recall.tolist(),
+            "f1": f1.tolist(), "support": support.tolist(), "macro_f1": float(f1[present].mean()),
+            "classes_present": int(present.sum())}
 
 
 def confused(matrix: ArrayLike, classes: Sequence[str], most: int = 25) -> list[tuple[str, str, int, float]]:
@@ -407,6 +405,16 @@ def _labels(labels: ArrayLike) -> Ints:
     if not truth.size:
         raise Mistake("nothing to score", "0 clips", "the set is empty: see the report of preprocess.py")
     return truth
+
+
+def _pair(labels: ArrayLike, predicted: ArrayLike, num_classes: int) -> tuple[Ints, Ints]:
+    """True and predicted classes, as many of the one as of the other, all in 0 .. num_classes - 1."""
+    truth, guess = _labels(labels), _labels(predicted)
+    if len(truth) != len(guess):
+        raise ValueError(f"{len(guess)} predictions for {len(truth)} labels")
+    _refuse_outside(truth, num_classes)
+    _refuse_outside(guess, num_classes)
+    return truth, guess
 
 
 def _refuse_outside(labels: Ints, num_classes: int) -> None:

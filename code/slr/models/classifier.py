@@ -17,7 +17,7 @@ HEAD = "classifier.1."
 
 
 @dataclass
-class Report:
+class WeightsReport:
     """What became of another model's weights; `str(report)` is one line for the log."""
 
     loaded: int = 0  # tensors of the backbone
@@ -43,7 +43,7 @@ class Classifier(nn.Module):
     Shapes: clips (N, 3, T, H, W), float and normalised -> features (N, C) -> logits (N, K).
     """
 
-    report: Report | None = None  # of the weights that it was built with; None after a random start
+    report: WeightsReport | None = None  # of the weights that it was built with; None after a random start
 
     def __init__(self, backbone: nn.Module, head: nn.Linear | nn.Conv3d, drop_p: float):
         super().__init__()
@@ -78,14 +78,14 @@ def pretrain(model: Built, name: str, weights: Path | str | None) -> Built:
     return model
 
 
-def load_backbone(model: Classifier, state: State, source: str = "the checkpoint") -> Report:
+def load_backbone(model: Classifier, state: State, source: str = "the checkpoint") -> WeightsReport:
     """Copy the backbone's tensors out of `state` (under our names); the head stays as it is.
 
     Raises Mistake, naming the tensors, unless each is there in its shape. Position tables of clips of another
     size are interpolated; batch-norm's step counters, which very old files lack, may be missing.
     """
     wanted = {key: value for key, value in model.state_dict().items() if key.startswith("backbone.")}
-    report = Report(unused=[key for key in state if key not in wanted])
+    report = WeightsReport(unused=[key for key in state if key not in wanted])
     fitting, wrong = {}, []
     for key, mine in wanted.items():
         theirs = state.get(key)
@@ -108,7 +108,7 @@ def load_backbone(model: Classifier, state: State, source: str = "the checkpoint
 
 def init_from(
     model: Classifier, state: State, old_classes: Sequence[str], new_classes: Sequence[str]
-) -> Report:
+) -> WeightsReport:
     """Start `model` from another experiment's weights `state` (under our names).
 
     `old_classes` and `new_classes` are the glosses in the order of their labels, there and here. The backbone

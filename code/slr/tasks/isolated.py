@@ -91,7 +91,7 @@ class Isolated(Task):
                           f"it knows {len(self.classes)} others; test it on the split it was trained on")
         return replace(clip, label=self._numbers[clip.gloss])
 
-    def keep(self, first: int) -> None:
+    def keep_first_items(self, first: int) -> None:
         """Train on the first clips alone, and validate on the same (training.py --overfit)."""
         self._clips["train"] = self._clips["val"] = self.clips("train")[:first]
 
@@ -104,12 +104,13 @@ class Isolated(Task):
 
     def loader(self, part: str, train: bool) -> Any:
         data, seed = self.config.data, self.config.experiment.seed
+        name = wlasl.split_name(self.root, self.split)
         source = open_source(data.store, wlasl.videos_folder(self.root, self.split),
-                             paths.store(self.root, data.store, self.split), data.crop)
+                             paths.store(self.root, data.store, name), data.crop)
         missing = source.missing(self.clips(part))
         if missing:
             raise Mistake(f"{len(missing)} of {self.size(part)} clips of the {part} set are not there any more",
-                          ", ".join(missing[:5]), f"run python preprocess.py -as {self.split}"
+                          ", ".join(missing[:5]), f"run python preprocess.py -as {name}"
                           + (f" --store {data.store}" if data.store != "video" else "") + " again")
         augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter,
                           self.config.training.mixup) if train else None
@@ -166,7 +167,7 @@ class Isolated(Task):
         return isolated_report.summary(*_table(records), self.classes)
 
     def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
-        """predictions.csv, details.json, and the pictures that `graphs` names."""
+        """predictions.csv and details.json (unless tables=False), and the pictures that `graphs` names."""
         logits, labels = _table(records)
         signers = {clip.id: clip.signer for part in self._clips.values() for clip in part}
         return isolated_report.write(logits, labels, [row["id"] for row in records],

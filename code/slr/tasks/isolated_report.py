@@ -36,20 +36,20 @@ def summary(logits: np.ndarray, labels: np.ndarray, classes: list[str]) -> str:
 
 
 def write(logits: np.ndarray, labels: np.ndarray, ids: list[str], signers: list[int | None], classes: list[str],
-          folder: Path, name: str, title: str = "", graphs: tuple[str, ...] = GRAPHS) -> list[Path]:
-    """The files of one set, each called `name`-something; their paths."""
+          folder: Path, name: str, title: str = "", graphs: tuple[str, ...] = GRAPHS,
+          tables: bool = True) -> list[Path]:
+    """The files of one set, each called `name`-something; their paths. Without `tables` only the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     ranks = topk.ranks_of(logits, labels)
     predicted = topk.ranked(logits, 1)[:, 0]
     report = topk.per_class(labels, predicted, classes)
     matrix = topk.confusion(labels, predicted, len(classes))
     by_signer = topk.per_signer(ranks < 1, signers)
-    made = [_predictions(logits, labels, ids, signers, classes, folder / f"{name}-predictions.csv")]
-    details = folder / f"{name}-details.json"
-    write_json(details, {"signature": f"top-k, {len(ids)} clips, {len(classes)} classes, ties to the lower class",
-                         "intervals": topk.intervals(ranks, labels), "macro_f1": report["macro_f1"],
-                         "per_signer": by_signer, "confused": topk.confused(matrix, classes)})
-    made.append(details)
+    made: list[Path] = []
+    if tables:
+        made.append(_predictions(logits, labels, ids, signers, classes, folder / f"{name}-predictions.csv"))
+        made.append(_details(ranks, labels, classes, folder / f"{name}-details.json", macro_f1=report["macro_f1"],
+                             per_signer=by_signer, confused=topk.confused(matrix, classes)))
     if "bargraph" in graphs:
         made.append(plots.per_class_bars(report, classes, folder / f"{name}-bargraph.png", title))
     if "confmat" in graphs:
@@ -65,6 +65,13 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax of logits (N, K) in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _details(ranks: np.ndarray, labels: np.ndarray, classes: list[str], path: Path, **figures: Any) -> Path:
+    """What was tested, the intervals, and the `figures`."""
+    write_json(path, {"signature": f"top-k, {len(labels)} clips, {len(classes)} classes, ties to the lower class",
+                      "intervals": topk.intervals(ranks, labels), **figures})
+    return path
 
 
 def _predictions(logits: np.ndarray, labels: np.ndarray, ids: list[str], signers: list[int | None],
