@@ -64,3 +64,12 @@ def test_mistakes(tmp_path, words, found):
     command = [sys.executable, str(ROOT / "code" / "benchmarks" / "train_step.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and found in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_nearest_training_clip_names_itself(little, capsys, monkeypatch):
+    from benchmarks import nearest
+
+    clips = nearest.wlasl.load_clips
+    monkeypatch.setattr(nearest.wlasl, "load_clips", lambda root, split, part: clips(root, split, "train"))
+    assert nearest.main(["little", "--frames", "4", "--size", "8"]) == 0
+    assert "top-1 100.0 %" in capsys.readouterr().out
