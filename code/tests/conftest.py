@@ -5,11 +5,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from little_videos import write_video
 
 from slr import paths
 from slr.datasets.wlasl import read_annotations
 from slr.datasets.wlasl_prepare import prepare, write_labels
+
+# Time says nothing on a machine that does other things too; in CI the examples are the same every time.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow],
+                          derandomize=bool(os.environ.get("CI")))
+settings.load_profile("house")
 
 SETS = {"train": 9, "val": 7, "test": 4}
 
