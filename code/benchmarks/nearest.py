@@ -32,7 +32,8 @@ def pixels(clips: list[wlasl.Clip], source: VideoFolder, frames: int, size: int)
     rows = []
     for clip in clips:
         read = source.read(clip, sample_indices(source.length(clip), frames))
-        rows.append(crop_resize(read, center_box(*read.shape[1:3], 1.0), size).astype(np.float64).ravel())
+        box = center_box(read.shape[1], read.shape[2], 1.0)
+        rows.append(crop_resize(read, box, size).astype(np.float64).ravel())
     return np.stack(rows)
 
 
@@ -46,7 +47,7 @@ def main(words: list[str] | None = None) -> int:
     known, asked = (pixels(clips, source, args.frames, args.size) for clips in (train, test))
     distance = (asked**2).sum(1)[:, None] - 2 * asked @ known.T + (known**2).sum(1)
     nearest = distance.argmin(axis=1)
-    ranks = np.array([0 if train[i].label == clip.label else 1 for i, clip in zip(nearest, test, strict=True)])
+    ranks = np.array([0 if train[i].label == clip.label else 1 for i, clip in zip(nearest.tolist(), test, strict=True)])
     labels = [clip.label for clip in test]
     low, high = topk.intervals(ranks, labels)["top_k_per_instance_acc"]["top1"]
     share = float((ranks == 0).mean())
