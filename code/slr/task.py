@@ -4,6 +4,7 @@ A new system is a subclass in `slr/tasks/` and a line in `config.TASKS`; scripts
 stay as they are.
 """
 
+from abc import ABC, abstractmethod
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from slr.runtime import Runtime
 Sums = dict[str, tuple[torch.Tensor, float]]
 
 
-class Task:
+class Task(ABC):
     """What `engine.fit` and `engine.evaluate` need to know.
 
     model: all that trains; the engine wraps it (DDP, compile, EMA).
@@ -34,60 +35,62 @@ class Task:
     passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {"test": ("test", {}), "val": ("val", {})}
 
     @classmethod
+    @abstractmethod
     def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "Task":
         """The task for training; from a checkpoint's `meta` no data and no pretrained weights are needed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def meta(self) -> dict[str, Any]:
         """Classes, normalisation, clip …: plain types that go into the checkpoint and rebuild the model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def groups(self) -> list[dict[str, Any]]:
         """The optimiser's parameter groups: {"name", "params", "lr", "weight_decay"}."""
-        raise NotImplementedError
 
     def load(self, state: dict[str, torch.Tensor], source: str) -> None:
         """Take over the weights of a checkpoint of this very model; Mistake where they do not fit."""
         load_weights(self.model, state, source)
 
+    @abstractmethod
     def size(self, part: str) -> int:
         """How many items the set `part` (train, val, test) has; 0 where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep_first_items(self, first: int) -> None:
         """Train on the first items alone, and validate on the same: a check of the set-up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loader(self, part: str, train: bool) -> Any:
         """A DataLoader over `part` whose batch_sampler is a `loading.EpochBatches`; batches are dicts with `ids`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, batch: dict[str, Any], train: bool) -> dict[str, Any]:
         """The batch on the device with `inputs`, augmented where it trains, from the items' own random numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, output: torch.Tensor, batch: dict[str, Any]) -> Sums:
         """{name: (sum over the items, count)}: a differentiable sum for what trains, a detached one for the rest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, output: torch.Tensor, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
         """One record an item: id, expected, predicted, scores."""
-        raise NotImplementedError
 
     def vary(self, **options: Any) -> None:
-        """What a test changes about the input from now on (isolated signs: shuffled frames); nothing by default."""
+        """What a test changes about the input from now on (isolated signs: shuffled frames); none can be by default."""
+        if options.get("shuffle"):
+            raise Mistake("this task has no test with shuffled frames", type(self).__name__, "leave -sf out")
 
+    @abstractmethod
     def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """The figures of a set."""
-        raise NotImplementedError
 
+    @abstractmethod
     def summary(self, records: list[dict[str, Any]]) -> str:
         """The figures of a set for a person: a few lines, with what they can be compared with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
         """Pictures and tables of one set into `folder`, each file's name starting with `name`; what was made."""
-        raise NotImplementedError
 
 
 def build_task(config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> Task:

@@ -5,6 +5,7 @@ Under torchrun, `micro.py WORDS` is training.py with this task in the place of t
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,17 @@ class Micro(Task):
     def decode(self, output: torch.Tensor, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
         return [{"id": name, "predicted": int(best)} for name, best in
                 zip(batch["ids"], output.argmax(1), strict=True)]
+
+    def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"items": len(records)}
+
+    def summary(self, records: list[dict[str, Any]]) -> str:
+        return f"{len(records)} items"
+
+    def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.txt").write_text(self.summary(records))
+        return [folder / f"{name}.txt"]
 
 
 def _go_wrong(how: str, batch: dict[str, Any]) -> None:

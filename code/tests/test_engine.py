@@ -460,3 +460,14 @@ def test_gradients_of_a_short_format_are_checked_first(tmp_path, dtype):
         with pytest.raises(Mistake, match=r"gradients in \w+16 are wrong on this CPU: those of backbone.0.weight"):
             fit(tmp_path / str(factor), odd, plan(dtype=dtype))
         assert len(fit(tmp_path / f"{factor}32", odd, plan())[1]) == 3  # fp32 is not asked
+
+
+def test_a_task_that_lacks_a_part_cannot_be_made():
+    from slr.task import Task
+
+    class Half(Task):
+        def meta(self):
+            return {}
+
+    with pytest.raises(TypeError, match="losses"):
+        Half()
