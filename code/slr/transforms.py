@@ -51,7 +51,7 @@ def center_box(height: int, width: int, eval_resize: float) -> tuple[int, int, i
     return x, y, x + side, y + side
 
 
-def crop_resize(frames: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+def crop_resize(frames: np.ndarray | list[np.ndarray], box: tuple[int, int, int, int], size: int) -> np.ndarray:
     """(T, H, W, 3) uint8 -> (T, size, size, 3) uint8: the box of every frame, resized."""
     import cv2
 

@@ -381,33 +381,37 @@ class FrameStore:
 
     def read(self, clip_id: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Reads only the frames at `indices` (0 is the sign's first): uint8 (T, H, W, 3), RGB."""
+        return np.stack(self.images(clip_id, indices))
+
+    def images(self, clip_id: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """The same frame by frame, each uint8 (H, W, 3), without the copy into one array."""
         clip = self.clip(clip_id)
         wanted, back = _asked(indices)
         if wanted[-1] >= clip.frames:
             raise VideoError(f"clip {clip_id} in {self.folder} is too short",
                              f"frame {wanted[-1]} was asked for, it has {clip.frames}")
-        frames = np.empty((len(wanted), clip.height, clip.width, 3), np.uint8)
         read = self._raw if self.settings.kind == "raw" else self._jpeg
         try:
             with (self.folder / clip.file).open("rb", buffering=0) as stream:
-                for i, frame in zip(wanted.tolist(), frames, strict=True):
-                    read(stream.fileno(), clip, i, frame)
+                frames = [read(stream.fileno(), clip, i) for i in wanted.tolist()]
         except OSError as error:
             raise VideoError(f"cannot read {self.folder / clip.file}", error.strerror or str(error),
                              "run preprocess.py with --store again") from error
-        return frames if back is None else frames[back]
+        return frames if back is None else [frames[i] for i in back]
 
-    def _raw(self, descriptor: int, clip: StoredClip, i: int, into: np.ndarray) -> None:
-        if os.preadv(descriptor, [into.data], i * clip.frame_bytes) != clip.frame_bytes:
+    def _raw(self, descriptor: int, clip: StoredClip, i: int) -> np.ndarray:
+        image = np.empty((clip.height, clip.width, 3), np.uint8)
+        if os.preadv(descriptor, [image.data], i * clip.frame_bytes) != clip.frame_bytes:
             raise self._damaged(clip, i)
+        return image
 
-    def _jpeg(self, descriptor: int, clip: StoredClip, i: int, into: np.ndarray) -> None:
+    def _jpeg(self, descriptor: int, clip: StoredClip, i: int) -> np.ndarray:
         cv2 = _cv2()
         data = os.pread(descriptor, clip.offsets[i + 1] - clip.offsets[i], clip.offsets[i])
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-        if image is None or image.shape != into.shape:
+        if image is None or image.shape != (clip.height, clip.width, 3):
             raise self._damaged(clip, i)
-        into[...] = image
+        return image
 
     def _damaged(self, clip: StoredClip, i: int) -> VideoError:
         return VideoError(f"{self.folder / clip.file} is damaged", f"frame {i} does not decode",
@@ -557,6 +561,10 @@ class VideoFolder:
         crop = clip.box if self.crop == "box" else None
         return read_frames(path, np.asarray(indices) + clip.start, crop, self.short_side)
 
+    def images(self, clip: Located, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """The same frame by frame, as views of one array."""
+        return list(self.read(clip, indices))
+
     def missing(self, clips: Sequence[Located]) -> list[str]:
         """The ids of clips whose file is not there."""
         return [clip.id for clip in clips if not _is_there(self.folder, clip.stem)]
@@ -591,6 +599,10 @@ class StoredFrames:
     def read(self, clip: Located, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The sign's frames at `indices` (0 is its first): uint8 (T, H, W, 3), RGB."""
         return self.store.read(clip.id, indices)
+
+    def images(self, clip: Located, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """The same frame by frame, without the copy into one array."""
+        return self.store.images(clip.id, indices)
 
     def missing(self, clips: Sequence[Located]) -> list[str]:
         """The ids of clips that are not in the store."""

@@ -32,8 +32,8 @@ class ClipDataset(Dataset):
         clip = self.clips[key.item]
         rng = generator(self.seed, key.epoch, clip.id)
         indices = sample_indices(self.source.length(clip), self.num_frames, rng if self.jitter_frames else None)
-        frames = self.source.read(clip, indices)
-        height, width = frames.shape[1:3]
+        frames = self.source.images(clip, indices)
+        height, width = frames[0].shape[:2]
         if self.augment:
             box = random_box(height, width, rng, self.augment.min_scale, self.augment.max_aspect)
         else:
