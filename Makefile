@@ -53,7 +53,7 @@ demo: $(INSTALLED)  ## draw the built-in clips, train S3D on them on the CPU, te
 	                       *sorted(labels.glob("*.png"))]), sep="\n  ")'
 
 lint: $(INSTALLED_DEV)  ## style and types
-	$(PY) -m ruff check code
+	$(PY) -m ruff check code que
 	$(PY) -m mypy
 
 test: lint  ## style, types and every test: what has to pass before anything is merged
@@ -73,8 +73,8 @@ bench: $(INSTALLED)  ## the benchmarks of loader and training step
 	$(PY) code/benchmarks/train_step.py
 
 clean:  ## remove caches and build leftovers; data/ and runs/ stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis code/.hypothesis code/*.egg-info
-	find code -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis code/.hypothesis code/*.egg-info *.egg-info
+	find code que -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## and .venv
 	rm -rf $(VENV)

@@ -359,10 +359,11 @@ def _leave_group() -> None:
         os.environ.pop(name, None)
 
 
-def print_config(config: Config) -> int:
+def print_config(config: Config, experiment: Experiment) -> int:
+    """An .ini file that says by itself where the run would go: the que reads both."""
     for notice in config.notices:
         _note(notice)
-    print(config.as_ini(), end="")
+    print(f"; run folder: {experiment.run}\n{config.as_ini()}", end="")
     return errors.DONE
 
 
@@ -371,7 +372,7 @@ def main() -> int:
     check_words(args)
     experiment = Experiment(canonical(args.model), args.split, args.exp_no)
     if args.print_config:
-        return print_config(merged_config(args, experiment, args.config_path))
+        return print_config(merged_config(args, experiment, args.config_path), experiment)
     if not _alone():
         args.no_ask = True  # several processes cannot share one keyboard
     if not args.recover:

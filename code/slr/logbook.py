@@ -45,7 +45,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, with a + where files differ from it; "" outside a repository."""
+    """The commit of the code that runs, with a + where files differ from it; "" outside a repository.
+
+    $SLR_COMMIT tells it of a copy: git would answer for whatever repository the copy lies in.
+    """
+    if "SLR_COMMIT" in os.environ:
+        return os.environ["SLR_COMMIT"]
     try:
         head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True,
                               text=True, timeout=10)

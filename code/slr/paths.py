@@ -12,22 +12,23 @@ from slr.errors import Mistake
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configfiles"
+HOME = Path(os.environ.get("SLR_HOME") or ROOT)  # relative paths start here: for a copy of the code, where it came from
 SETS = ("train", "val", "test")
 
 
 def data_root(override: str = "") -> Path:
-    """The folder of all data sets: the .ini's `data.root`, else $SLR_DATA, else `data/` (relative: to ROOT)."""
-    return ROOT / Path(override or os.environ.get("SLR_DATA") or "data").expanduser()
+    """The folder of all data sets: the .ini's `data.root`, else $SLR_DATA, else `data/` (relative: to HOME)."""
+    return HOME / Path(override or os.environ.get("SLR_DATA") or "data").expanduser()
 
 
 def runs_root() -> Path:
-    return ROOT / Path(os.environ.get("SLR_RUNS") or "runs").expanduser()
+    return HOME / Path(os.environ.get("SLR_RUNS") or "runs").expanduser()
 
 
 def shown(path: Path | str) -> str:
-    """`path` as a person at ROOT would type it."""
+    """`path` as a person at HOME would type it."""
     path = Path(path)
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else str(path)
 
 
 def first_existing(*candidates: Path) -> Path:

@@ -69,8 +69,9 @@ def test_conda_gives_the_same_versions():
 
 
 def test_dependencies_are_the_ones_that_are_imported():
-    imports = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "code").rglob("*.py"))
-    modules = {"opencv-python": "cv2", "scikit-learn": "sklearn"}
+    imports = "\n".join(p.read_text(encoding="utf-8") for folder in ("code", "que")
+                        for p in (ROOT / folder).glob("**/*.py") if "state" not in p.parts)
+    modules = {"opencv-python": "cv2", "scikit-learn": "sklearn", "nvidia-ml-py": "pynvml"}
     for requirement in required()[""]:
         name = name_of(requirement)
         module = modules.get(name, name)

@@ -209,13 +209,13 @@ def _pretrained(config: Config) -> Path | None:
     if keys.init_from or not (keys.pretrained or keys.weights):
         return None
     if keys.weights:
-        return paths.ROOT / Path(keys.weights).expanduser()
+        return paths.HOME / Path(keys.weights).expanduser()
     return kinetics_file(config.model)
 
 
 def _start_from(model: Classifier, where: str, name: str, classes: list[str]) -> None:
     """Weights of another experiment: a checkpoint file, or MODEL/SPLIT/EXP_NO for its best.pth."""
-    path = paths.ROOT / Path(where).expanduser()
+    path = paths.HOME / Path(where).expanduser()
     parts = where.split("/")
     if len(parts) == 3 and not path.exists():
         path = Experiment(parts[0], parts[1], parts[2]).newest_checkpoints().checkpoints / "best.pth"
