@@ -1,4 +1,4 @@
-"""Test a trained experiment.
+"""Test a trained experiment, or score what any system has written.
 
     python testing.py full S3D asl100 4                    test, validation, shuffled frames, every graph
     python testing.py partial S3D asl100 4 test -cm        one set, one graph
@@ -6,6 +6,7 @@
     python testing.py full --checkpoint best.pth --set_dir data/WLASL/preprocessed/labels/asl100
     python testing.py compare S3D/asl100/4 MViTv2_S/asl100/0
     python testing.py board --csv board.csv
+    python testing.py score REF.stm HYP.ctm                word error rate of glosses, counted in six ways
 """
 
 import argparse
@@ -20,6 +21,7 @@ from slr.catalogue import MODELS, canonical
 from slr.config import Config, read_changes
 from slr.errors import Mistake
 from slr.logbook import write_json
+from slr.metrics.cleanup import CLEANUPS
 from slr.paths import Experiment, shown
 from slr.trained import Trained, find_trained, rebuild
 
@@ -46,6 +48,11 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     board = modes.add_parser("board", help="the results of all runs, best first")
     board.add_argument("split", nargs="?", metavar="SPLIT")
     board.add_argument("--csv", type=Path, metavar="FILE")
+    score = modes.add_parser("score", help="the word error rate of any system's sentences of glosses")
+    score.add_argument("ref", type=Path, metavar="REF", help="references: an .stm, or sclite's trn")
+    score.add_argument("hyp", type=Path, metavar="HYP", help="hypotheses: a .ctm, or sclite's trn")
+    score.add_argument("--cleanup", choices=CLEANUPS, default="phoenix2014", help="whose rules clean the glosses")
+    score.add_argument("--json", action="store_true")
     return parser.parse_args(words)
 
 
@@ -269,9 +276,33 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
         table.writerows(rows)
 
 
+def score(args: argparse.Namespace) -> int:
+    """The word error rate of any system's files, in every mode; see slr/metrics/wer.py."""
+    from slr.metrics import transcripts, wer
+
+    refs, hyps, mark_empty = transcripts.read_pair(args.ref, args.hyp)
+    for name, side in (("reference", refs), ("hypothesis", hyps)):
+        if empty := sum(not words for words in side.values()):
+            print(f"note: {empty} of {len(side)} sentences have an empty {name}", file=sys.stderr)
+    found = wer.score(refs, hyps, args.cleanup, f"{args.ref.name}+{args.hyp.name}", mark_empty)
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    best = wer.headline(args.cleanup)
+    low, high = wer.interval(wer.alignments(refs, hyps, best, args.cleanup, mark_empty).values())
+    columns = ("sub", "del", "ins", "err", "ref_words")
+    print(f"{'mode':<10}{''.join(name.rjust(10) for name in columns)}{'wer %':>9}")
+    for mode, row in found.items():
+        print(f"{mode:<10}{''.join(f'{row[name]:>10}' for name in columns)}{row['wer']:>9.2f}"  # type: ignore[literal-required]
+              f"{f'  [{low:.2f}, {high:.2f}]' if mode == best else ''}")
+    print("\n".join(row["signature"] for row in found.values()))
+    return 0
+
+
 def main(words: list[str] | None = None) -> int:
     args = parse_arguments(words)
-    return {"full": full, "partial": partial, "compare": compare, "board": board}[args.mode](args)
+    modes = {"full": full, "partial": partial, "compare": compare, "board": board, "score": score}
+    return modes[args.mode](args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Losses as sums over items, so that means hold over any cut of a batch."""
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, ctc_loss
+
+from slr.errors import Mistake
 
 
 def mixed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, other: torch.Tensor, share: torch.Tensor,
@@ -14,3 +16,47 @@ def mixed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, other: torch
     own = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
     partner = cross_entropy(logits, labels[other], reduction="none", label_smoothing=smoothing)
     return (share * own + (1 - share) * partner).sum()
+
+
+def ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor,
+        target_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum over items of -ln p(labelling), and how many items were infeasible: two numbers of log_probs' type.
+
+    log_probs (N, T, K), a log_softmax (what torch calls the gradient is right only behind one); lengths (N,) of the
+    items in time steps, 0 to T; targets (N, S), classes 1 to K - 1, anything behind an item's own;
+    target_lengths (N,), 0 to S. Half precision is computed in float32. Class 0 is the blank. Graves et al. 2006,
+    https://doi.org/10.1145/1143844.1143891, equation 8.
+
+    An item is infeasible where it has fewer time steps than labels and adjacent repeats. Its loss, like every infinite
+    one, is 0 and has no gradient. Divide by N, infeasible items included, for the mean over the batch.
+
+    Raises Mistake for lengths and labels out of range: torch reads beside its memory for the latter.
+    """
+    device, (_, steps, classes) = log_probs.device, log_probs.shape
+    lengths, targets, target_lengths = lengths.to(device), targets.to(device), target_lengths.to(device)
+    _check_ranges(lengths, targets, target_lengths, steps, classes)
+    wide = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)).transpose(0, 1)
+    # A length of 0 makes torch read before its memory, so such an item is given a step and then left out.
+    losses = ctc_loss(wide, targets, lengths.clamp(min=1), target_lengths, reduction="none", zero_infinity=True)
+    total = torch.where(lengths > 0, losses, torch.zeros_like(losses)).sum()
+    return total, (lengths < _needed(targets, target_lengths)).sum().to(total)
+
+
+def _needed(targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:
+    """(N,) the fewest time steps of a path: one for each label and one between a label and its repeat."""
+    second = torch.arange(1, max(targets.shape[1], 1), device=targets.device)
+    repeats = (targets[:, 1:] == targets[:, :-1]) & (second < target_lengths[:, None])
+    return target_lengths + repeats.sum(1)
+
+
+def _check_ranges(lengths: torch.Tensor, targets: torch.Tensor, target_lengths: torch.Tensor, steps: int,
+                  classes: int) -> None:
+    own = torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]
+    wrong = {"time steps": (lengths < 0) | (lengths > steps),
+             "labels": (target_lengths < 0) | (target_lengths > targets.shape[1]),
+             "classes": (((targets < 1) | (targets >= classes)) & own).any(1)}
+    if torch.stack(list(wrong.values())).any():  # one wait for the device, not three
+        item, what = next((int(rows.nonzero()[0]), name) for name, rows in wrong.items() if rows.any())
+        found = f"{int(lengths[item])} time steps, labels {targets[item].tolist()}[:{int(target_lengths[item])}]"
+        raise Mistake(f"the {what} of a CTC item are out of range", f"item {item}: {found}",
+                      f"give up to {steps} time steps, {targets.shape[1]} labels and the classes 1 to {classes - 1}")

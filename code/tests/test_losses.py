@@ -1,9 +1,16 @@
 """Sums over items that hold over any cut of a batch."""
 
+import itertools
+import math
+
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
-from slr.losses import mixed_cross_entropy
+from slr.errors import Mistake
+from slr.losses import ctc, mixed_cross_entropy
 
 torch.manual_seed(0)
 LOGITS, LABELS = torch.randn(6, 5, dtype=torch.float64), torch.tensor([0, 4, 2, 2, 1, 3])
@@ -27,3 +34,84 @@ def test_mixup_is_cross_entropy_with_mixed_targets():
 def test_sums_add_up_over_a_cut():
     parts = [mixed_cross_entropy(LOGITS[i:j], LABELS[i:j], SELF[:j - i], ALL[i:j], 0.1) for i, j in ((0, 4), (4, 6))]
     assert torch.allclose(sum(parts), mixed_cross_entropy(LOGITS, LABELS, SELF, ALL, 0.1))
+
+
+# --- CTC ----------------------------------------------------------------------------------------------------
+
+def brute(log_probs: torch.Tensor, labels: tuple[int, ...]) -> float:
+    """-ln of the summed probabilities of all paths (T, K) whose repeats merged and blanks dropped are `labels`."""
+    steps, classes = log_probs.shape
+    total = 0.0
+    for path in itertools.product(range(classes), repeat=steps):
+        if tuple(label for label, _ in itertools.groupby(path) if label) == labels:
+            total += math.exp(sum(float(log_probs[t, k]) for t, k in enumerate(path)))
+    return -math.log(total) if total else math.inf
+
+
+def batch(seed: int, steps: int = 5, classes: int = 3, items: int = 4, most: int = 3) -> tuple[torch.Tensor, ...]:
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(items, steps, classes, generator=random, dtype=torch.float64) * 2
+    lengths = torch.randint(0, steps + 1, (items,), generator=random)
+    targets = torch.randint(1, classes, (items, most), generator=random)
+    return logits.log_softmax(-1), lengths, targets, torch.randint(0, most + 1, (items,), generator=random)
+
+
+@given(st.integers(0, 10**6))
+def test_ctc_sums_all_paths_and_counts_what_has_none(seed):
+    log_probs, lengths, targets, target_lengths = batch(seed)
+    losses = [brute(x[:n], tuple(y[:m].tolist())) for x, n, y, m in
+              zip(log_probs, lengths.tolist(), targets, target_lengths.tolist(), strict=True)]
+    total, infeasible = ctc(log_probs, lengths, targets, target_lengths)
+    assert total.item() == pytest.approx(sum(x for x in losses if x < math.inf), abs=1e-9)
+    assert infeasible.item() == sum(x == math.inf for x in losses)
+    assert total.dtype == infeasible.dtype == torch.float64
+
+
+def test_ctc_sums_add_up_over_a_cut_and_any_padding():
+    log_probs, lengths, targets, target_lengths = batch(1, items=6)
+    whole = torch.stack(ctc(log_probs, lengths, targets, target_lengths))
+    parts = [torch.stack(ctc(*(x[i:j] for x in (log_probs, lengths, targets, target_lengths))))
+             for i, j in ((0, 1), (1, 4), (4, 6))]
+    assert torch.allclose(whole, torch.stack(parts).sum(0), rtol=1e-12)
+    wider = torch.cat((log_probs, torch.full((6, 3, 3), torch.nan)), 1)
+    padded = ctc(wider, lengths.int(), torch.cat((targets, torch.full((6, 2), -1)), 1), target_lengths.int())
+    assert torch.allclose(whole, torch.stack(padded), rtol=1e-12)
+
+
+def test_ctc_gradient():
+    """Behind log_softmax, and zero for infeasible items and for steps behind an item's end."""
+    logits = torch.randn(4, 5, 3, dtype=torch.float64, requires_grad=True)
+    lengths, targets = torch.tensor([5, 3, 2, 0]), torch.tensor([[1, 2, 1], [2, 0, 0], [1, 1, 0], [1, 0, 0]])
+    words = lengths, targets, torch.tensor([3, 1, 2, 1])
+    assert torch.autograd.gradcheck(lambda x: ctc(x.log_softmax(-1), *words)[0], (logits,))
+    total, infeasible = ctc(logits.log_softmax(-1), *words)
+    used = torch.autograd.grad(total, logits)[0].abs().sum(-1) > 0
+    assert used.tolist() == [[True] * 5, [True] * 3 + [False] * 2, [False] * 5, [False] * 5]
+    assert infeasible.item() == 2
+
+
+def test_ctc_of_nothing_to_say():
+    """An empty labelling is all blanks; no steps and no labels cost nothing; targets may have no column at all."""
+    log_probs, *_ = batch(2, items=2)
+    for targets in (torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.int64)):
+        total, infeasible = ctc(log_probs, torch.tensor([4, 0]), targets, torch.tensor([0, 0]))
+        assert total.item() == pytest.approx(-log_probs[0, :4, 0].sum().item()) and infeasible.item() == 0
+
+
+def test_ctc_in_half_precision_is_float32():
+    log_probs, lengths, targets, target_lengths = batch(3)
+    half = log_probs.bfloat16()
+    total, _ = ctc(half, lengths, targets, target_lengths)
+    assert total.dtype == torch.float32
+    assert torch.equal(total, ctc(half.float(), lengths, targets, target_lengths)[0])
+
+
+@pytest.mark.parametrize(("lengths", "targets", "target_lengths", "what"), [
+    ([5, 6], [[1, 2], [1, 1]], [2, 1], "time steps"), ([5, -1], [[1, 2], [1, 1]], [2, 1], "time steps"),
+    ([5, 5], [[1, 2], [1, 1]], [2, 3], "labels"), ([5, 5], [[1, 2], [1, 1]], [2, -1], "labels"),
+    ([5, 5], [[1, 2], [0, 1]], [2, 1], "classes"), ([5, 5], [[1, 2], [1, 3]], [2, 2], "classes"),
+])
+def test_ctc_refuses_what_is_out_of_range(lengths, targets, target_lengths, what):
+    words = torch.tensor(lengths), torch.tensor(targets), torch.tensor(target_lengths)
+    with pytest.raises(Mistake, match=f"{what} of a CTC item are out of range: item 1"):
+        ctc(batch(0, items=2)[0], *words)
