@@ -11,6 +11,7 @@ and `all` is all. An id, such as j12, stands for both. Every verb explains itsel
 
 import argparse
 import gc
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -96,14 +97,14 @@ def add_create_options(made: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of GPUs")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return int(text)
 
 
 def _looks(verb: Verb) -> None:
     made = verb("list", "the jobs of a list, or of all: place, id, why it waits, progress, time left, last error")
     made.add_argument("location", nargs="?", metavar="LOC")
-    made.add_argument("-n", "--limit", type=int, help="so many of each list (50 on a terminal)")
+    made.add_argument("-n", "--limit", type=_count, help="so many of each list (50 on a terminal)")
     made.add_argument("-ks", "--key_set", nargs="+", dest="sort", metavar="KEY", help="sort by it: `best value`")
     made.add_argument("-r", "--reverse", action="store_true", help="the other way round")
     made = verb("display", "all that is known of one job")
@@ -113,7 +114,7 @@ def _looks(verb: Verb) -> None:
     which.add_argument("-w", "--worker", action="store_true", help="of the job (as without it)")
     which.add_argument("-s", "--server", action="store_true", help="of the daemon")
     made.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
-    made.add_argument("-n", "--lines", type=int, default=40, help="so many lines from its end (40)")
+    made.add_argument("-n", "--lines", type=_count, default=40, help="so many lines from its end (40)")
     verb("attach", "follow the running job's log until it ends")
     verb("wandb", "open the wandb page of a run")
 
@@ -162,6 +163,8 @@ def main(words: list[str] | None = None) -> int:
         return _work(words[1:])
     if not words and sys.stdin.isatty():
         words = ["shell"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
     if words[:1] in ([], ["list"]):
         gc.disable()  # a sixth of the time of a list of 10,000
     try:
@@ -169,12 +172,14 @@ def main(words: list[str] | None = None) -> int:
     except Mistake as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):  # at a question: Ctrl-C, Ctrl-D
         print(file=sys.stderr)
         return 130
     except BrokenPipeError:  # `que list | head`: the reader has seen enough
         sys.stderr.close()
         return DONE
+    finally:
+        gc.enable()
 
 
 def run(words: list[str]) -> int:
@@ -247,7 +252,7 @@ def _shell(store: Any, args: argparse.Namespace) -> None:
 
 
 def _quit(store: Any, args: argparse.Namespace) -> Any:
-    raise Mistake("there is no shell to leave", "`quit` is a word of `que shell`")
+    raise Mistake("there is no shell to leave", "quit", "it is a word of `que shell`")
 
 
 def _gone(store: Any, args: argparse.Namespace) -> Any:

@@ -105,6 +105,8 @@ def sweep(seeds: str | None, keys: list[str]) -> Iterator[list[str]]:
         if not all(spans):
             raise Mistake("these are no seeds", repr(seeds), "give them as 1-5 or 1,3,8")
         numbers = [n for span in spans if span for n in range(int(span[1]), int(span[2] or span[1]) + 1)]
+        if not numbers:
+            raise Mistake("these are no seeds", repr(seeds), "give the lower one first")
         axes.append([("--seed", str(number)) for number in numbers])
     for text in keys:
         key, equals, values = text.partition("=")

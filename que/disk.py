@@ -5,6 +5,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,12 +89,11 @@ def _open_lock(path: Path, shared: bool) -> int | None:
 
 
 def _acquire(file: int, kind: int, path: Path) -> None:
-    deadline, pause = time.monotonic() + WAIT, 0.0005
+    deadline = time.monotonic() + WAIT
     while not _locks(file, kind, path):
         if time.monotonic() > deadline:
             raise Storage("another process keeps the que's lock", f"{path}, for {WAIT:.0f} s", "`que doctor` names it")
-        time.sleep(pause)
-        pause = min(pause * 2, 0.02)
+        time.sleep(random.uniform(0.0002, 0.002))  # who waits longer must not ask less often
 
 
 def _locks(file: int, kind: int, path: Path) -> bool:

@@ -134,8 +134,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def parse_memory(text: str) -> int:
     """Bytes of `8G`, `512M`, `7.5GiB`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
-    if not found or not float(found[1]):
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if not found or float(found[1]) * _SIZES[found[2]] < 1:
         raise Mistake("this is no amount of memory", repr(text), "give it as 8G or 512M")
     return int(float(found[1]) * _SIZES[found[2]])
 
@@ -143,13 +143,13 @@ def parse_memory(text: str) -> int:
 def parse_time(text: str) -> float:
     """Seconds of `90`, `90s`, `30m`, `12h`, `1d12h`, `12:00:00`."""
     text = text.strip().lower()
-    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text)
+    clock = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9}):(\d\d)(?::(\d\d))?", text)
     if clock:
         days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
         total: float = days * 86400 + hours * 3600 + minutes * 60 + seconds
-    elif re.fullmatch(r"\d+(\.\d+)?", text):
+    elif re.fullmatch(r"\d{1,9}(\.\d+)?", text):
         total = float(text)
-    elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+    elif re.fullmatch(r"(\d{1,9}(\.\d+)?[smhd]){1,4}", text):
         total = sum(float(n) * _SECONDS[unit] for n, unit in re.findall(r"([\d.]+)([smhd])", text))
     else:
         total = 0

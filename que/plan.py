@@ -14,7 +14,6 @@ from que.job import Job, memory_text, time_text
 
 ALONE = 0.9  # of a GPU's memory is live free before a job gets it for itself
 LONGEST_WAIT = 3600.0  # seconds; a `not_before` further ahead comes from a clock that was wrong
-NAMED = 4  # GPUs that a reason tells of, one by one
 _DOES = {"to_run": "is queued", "cur_run": "runs", "held": "is held"}
 
 
@@ -58,22 +57,16 @@ def _early(job: Job, find: Callable[[str], Job | None], now: float) -> str:
     """Why it is not this job's turn, whatever is free; "" where it is."""
     if job.slurm:
         return f"Slurm job {job.slurm['job']}" if job.slurm.get("job") else "is handed to Slurm"
-    rest = job.not_before - now
-    return _parents(job, find) or (f"tries again in {time_text(math.ceil(rest))}" if 0 < rest <= LONGEST_WAIT else "")
-
-
-def _parents(job: Job, find: Callable[[str], Job | None]) -> str:
-    """A parent that will not come is named first: it is the one that somebody has to see to."""
-    waits = ""
     for name in job.after:
         parent = find(name)
         if parent and parent.state == "fail_runs":
             return f"{name} failed: recover it, or remove this one"
         if not parent or parent.state not in (*_DOES, "old_runs"):
             return f"{name} is gone: remove this one"
-        if parent.state != "old_runs":
-            waits = waits or f"waits for {name} ({parent.title}), which {_DOES[parent.state]}"
-    return waits
+        if parent.state in _DOES:
+            return f"waits for {name} ({parent.title}), which {_DOES[parent.state]}"
+    rest = job.not_before - now
+    return f"tries again in {time_text(math.ceil(rest))}" if 0 < rest <= LONGEST_WAIT else ""
 
 
 @dataclass
@@ -99,15 +92,16 @@ class _Room:
 
     def refusal(self, need: int | None, settled: Callable[[str, int], bool]) -> str:
         """Why a job cannot have `need` bytes of it (None: all of it), or ""."""
-        least = math.ceil(ALONE * self.gpu.total) if need is None else need + self.unused
-        if self.alone or need is None and self.owners:
-            return f"is {' and '.join(self.owners)}'s"
+        owners = " and ".join(self.owners)
+        if self.alone or need is None and owners:
+            return f"is {owners}'s"
         if need is not None and self.most < need:
             return "is too small"
-        if need is not None and self.owners and self.left < need:
-            return f"has {memory_text(self.left)} left beside {' and '.join(self.owners)}"
+        if need is not None and owners and self.left < need:
+            return f"has {memory_text(self.left)} left beside {owners}"
+        least = math.ceil(ALONE * self.gpu.total) if need is None else need + self.unused
         if self.gpu.free < least:
-            return f"has {_gib(self.gpu.total - self.gpu.free)} of {_gib(self.gpu.total)} GiB in use by others"
+            return f"has {memory_text(self.gpu.total - self.gpu.free)} in use by others"
         return "" if settled(self.gpu.uuid, least) else "has just come free, settles"
 
 
@@ -123,9 +117,6 @@ class _Table:
     busy: list[str] = field(default_factory=list)  # CPU slots
     blocked: dict[bool, str] = field(default_factory=dict)  # on GPUs, on CPU slots: behind whom the later ones wait
 
-    def __post_init__(self) -> None:
-        self.most = sorted((room.most for room in self.rooms), reverse=True)
-
     def seat(self, job: Job, used: Callable[[Gpu, Job], int]) -> None:
         """A running job's measured peak counts in place of what it asked for."""
         devices, reserve = job.claim.get("devices", []), job.claim.get("reserve")
@@ -136,8 +127,7 @@ class _Table:
 
     def place(self, job: Job) -> Start | str:
         count = int(bool(self.rooms or self.lost)) if job.gpus is None else job.gpus
-        waits = self._impossible(job, count) or self.blocked.get(count > 0, "")
-        if waits:
+        if waits := self._impossible(job, count) or self.blocked.get(count > 0, ""):
             return waits
         found = self._on_gpus(job, count) if count else self._on_cpu(job)
         if isinstance(found, str):
@@ -146,13 +136,15 @@ class _Table:
 
     def _impossible(self, job: Job, count: int) -> str:
         """What this machine does not have. Such a job is passed."""
-        if not count:
-            return "" if self.slots > 0 else "asks for a CPU slot, there is none"
         if count > len(self.rooms):
-            there = {0: "is none", 1: "is 1"}.get(len(self.rooms), f"are {len(self.rooms)}")
-            return f"asks for {_wish(count)}, there {there}" + (f" ({'; '.join(self.lost)})" if self.lost else "")
-        most = self.most[count - 1]
-        return f"asks for {_wish(count, job.memory)}, there is {memory_text(most)}" if (job.memory or 0) > most else ""
+            return f"asks for {_wish(count)}, {len(self.rooms) or 'none'} there" + "".join(f"; {x}" for x in self.lost)
+        if count and (job.memory or 0) > (most := self._most(count)):
+            return f"asks for {_wish(count, job.memory)}, there is {memory_text(most)}"
+        return ""
+
+    def _most(self, count: int) -> int:
+        """What `count` GPUs can each give to shared jobs."""
+        return sorted(room.most for room in self.rooms)[-count]
 
     def _on_cpu(self, job: Job) -> Start | str:
         if len(self.busy) >= self.slots:
@@ -164,28 +156,19 @@ class _Table:
         """For itself those with the most free memory, to share those that it fills best."""
         need = job.memory
         if need is not None:  # a peak from when it had a larger GPU alone asks for all that can be shared of this one
-            need = max(need, min(self.learned(job) or 0, self.most[count - 1]))
-        refusals = [room.refusal(need, self.settled) for room in self.rooms]
-        fitting = [room for room, why in zip(self.rooms, refusals, strict=True) if not why]
+            need = max(need, min(self.learned(job) or 0, self._most(count)))
+        refusals = [(room, room.refusal(need, self.settled)) for room in self.rooms]
+        fitting = [room for room, why in refusals if not why]
         if len(fitting) < count:
-            return self._waits(job, count, need, refusals)
+            each = ", ".join(f"GPU {room.gpu.index} {why or 'is free'}" for room, why in refusals)
+            return f"waits for {_wish(count, need)}: {each}"
         fitting.sort(key=lambda room: (-room.gpu.free if need is None else room.left, room.gpu.index))
         chosen = sorted(fitting[:count], key=lambda room: room.gpu.index)
         for room in chosen:
             room.claim(job.id, need)
         return Start(job, [room.gpu.uuid for room in chosen], need)
 
-    def _waits(self, job: Job, count: int, need: int | None, refusals: list[str]) -> str:
-        known = f" (measured before; {memory_text(job.memory or 0)} declared)" if need != job.memory else ""
-        named = [f"GPU {room.gpu.index} {why or 'is free'}" for room, why in zip(self.rooms, refusals, strict=True)]
-        more = [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
-        return f"waits for {_wish(count, need)}{known}: {', '.join(named[:NAMED] + more)}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.1f}".removesuffix(".0")
-
 
 def _wish(count: int, memory: int | None = None) -> str:
-    each = "" if memory is None else f"{memory_text(memory)} {'of' if count == 1 else 'on each of'} "
-    return each + ("a GPU" if count == 1 else f"{count} GPUs")
+    gpus = "a GPU" if count == 1 else f"{count} GPUs"
+    return gpus if memory is None else f"{memory_text(memory)} {'of' if count == 1 else 'on each of'} {gpus}"

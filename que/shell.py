@@ -1,6 +1,7 @@
 """The que's prompt: every verb of the command line, with tab completion, and `quit`."""
 
 import cmd
+import readline
 import shlex
 import sys
 
@@ -19,6 +20,10 @@ class Shell(cmd.Cmd):
         self.store = store
         self.parsers = next(cli._subparsers(cli.parser()))
         cli.add_create_options(self.parsers["create"])
+
+    def preloop(self) -> None:
+        """A word ends at a space: otherwise what is completed in --json would be `json`."""
+        readline.set_completer_delims(" \t\n")
 
     def onecmd(self, line: str) -> bool:
         """One line; a mistake in it costs nothing but its message. True ends the shell."""

@@ -4,7 +4,6 @@ A snapshot lies inside the repository, where git would name the home's commit: i
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -12,61 +11,41 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from que.errors import Mistake, Storage
+from que import disk
+from que.errors import Storage
 
 TOPS = ("code", "configfiles")
-NOT_COPIED = ("code/tests", "code/pictures")
+NO_CODE = re.compile(r"code/(tests|pictures)/|.*__pycache__/|.*/\.")
 LARGE = 1_000_000  # bytes: a larger file is no code
-LARGEST = 64_000_000  # of all files together
-YOUNG = 3600.0  # seconds in which a snapshot may wait for its job
-_UNWANTED = re.compile("|".join(f"{x}(/|$)" for x in NOT_COPIED) + r"|.*(\.pyc$|__pycache__/)")
-_MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")  # set where a git hook calls us
+YOUNG = 3600.0  # seconds in which a snapshot may still be written, or wait for its job
 
 Files = dict[str, tuple[bytes, int]]  # by path below the root: content and mode
 
 
-class _NoGit(Exception):
-    """Why git says nothing about the code."""
-
-
 def take(state: Path, root: Path) -> str:
-    """Copy the code that lies in `root` now, where there is no such copy yet; the name of its folder.
-
-    A kill leaves nothing but a .part folder, and of two processes that take the same content both succeed.
-    """
+    """Copy the code that lies in `root` now, where there is no such copy yet; the name of its folder."""
     try:
-        names, no_git = _names(root)
-        files, left_out = _read(root, names, os.path.realpath(state))
-        folder = state / "snapshots" / _hash(files, left_out)
-        if not _whole(folder, files):
-            _add(folder, files, *_facts(root, left_out, no_git))
+        tracked, untracked = _listed(root, "--cached"), _listed(root, "--others")
+        files, left_out = _read(root, tracked | untracked or _walked(root))
+        folder = state / "snapshots" / _hash(files)
+        if not folder.exists():
+            commit, diff = _commit(root) if tracked else ("", b"")  # an outer repository may ignore all of this
+            facts = {"commit": commit, "untracked": sorted(untracked), "left_out": left_out, "created": time.time()}
+            _add(folder, {**files, "snapshot.json": (json.dumps(facts).encode(), 0o644), "dirty.diff": (diff, 0o644)})
         os.utime(folder)  # young again, for `unused`
-        _sync(folder.parent)
+        disk.sync_folder(folder.parent)
     except OSError as error:
         raise Storage("the code cannot be copied for the job", f"{error.strerror}: {error.filename or state}",
                       "make room there or mend its permissions, or queue with --live") from None
     return folder.name
 
 
-def describe(state: Path, name: str) -> dict[str, Any]:
-    """commit, untracked, left_out ({path: why}) and created of a snapshot; no_git says why there is no commit."""
-    file = state / "snapshots" / name / "snapshot.json"
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise Mistake("the code of this job is gone", f"{file} cannot be read",
-                      "recover it with --live: it then runs the code as it is now") from None
-    return found
-
-
 def unused(state: Path, used: set[str]) -> list[Path]:
     """Snapshots that no job names, but for young ones: a job may be about to."""
-    return [path for path in sorted((state / "snapshots").glob("*")) if re.fullmatch("[0-9a-f]{12}", path.name)
-            and path.name not in used and time.time() - path.stat().st_mtime > YOUNG]
+    return [path for path in _old(state) if path.suffix != ".part" and path.name not in used]
 
 
 def remove(folder: Path) -> None:
@@ -79,146 +58,84 @@ def remove(folder: Path) -> None:
 
 def tidy(state: Path) -> list[Path]:
     """Remove what killed processes left half written or half deleted; the folders that are gone."""
-    import psutil
-    parts = [(path, re.match(r"\.(\d{1,9})\.", path.name)) for path in (state / "snapshots").glob(".*.part")]
-    dead = [path for path, pid in parts if pid and not psutil.pid_exists(int(pid[1]))]
-    for path in dead:
+    parts = [path for path in _old(state) if path.suffix == ".part"]
+    for path in parts:
         shutil.rmtree(path, ignore_errors=True)
-    return [path for path in dead if not path.exists()]
+    return [path for path in parts if not path.exists()]
 
 
-def _git(root: Path, *words: str) -> bytes:
-    env = {k: v for k, v in os.environ.items() if k not in _MISLEADING}
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=60,
-                              env={**env, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"})
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _NoGit(str(error)) from None
-    if done.returncode:
-        raise _NoGit(done.stderr.decode(errors="replace").strip().partition("\n")[0])
-    return done.stdout
-
-
-def _names(root: Path) -> tuple[set[str], str]:
-    """What may go in, folders among it; and why git had no say."""
-    try:
-        names, why = _listed(root, "-co"), "git lists no code here"  # an outer repository may ignore all of this
-    except _NoGit as error:
-        names, why = set(), str(error)
-    return (names, "") if names else (set(TOPS), why)
-
-
-def _listed(root: Path, which: str) -> set[str]:
-    return set(os.fsdecode(_git(root, "ls-files", which, "--exclude-standard", "-z", "--", *TOPS)).split("\0")) - {""}
-
-
-def _files(root: Path, names: Iterable[str], above: tuple[str, ...]) -> Iterator[str]:
-    """The names of code, those of its files in place of a folder that lies, or links, within the root.
-
-    above: the real paths of the root and of the folders on the way; a link back to one of them is not gone into.
-    """
-    for name in sorted(names):
-        real = os.path.realpath(root / name)
-        if _UNWANTED.match(name):
-            continue
-        if os.path.isdir(real) and real.startswith(above[0] + os.sep) and real not in above:
-            yield from _files(root, (os.path.join(name, x) for x in os.listdir(real) if x[0] != "."), (*above, real))
-        else:
-            yield name
-
-
-def _read(root: Path, names: Iterable[str], own: str) -> tuple[Files, dict[str, str]]:
-    """Everything at once, so that what is copied is what was hashed; what is left out, and why."""
-    files: Files = {}
-    left_out: dict[str, str] = {}
-    total, home = 0, os.path.realpath(root)
-    for name in _files(root, names, (home,)):
-        path, real = root / name, os.path.realpath(root / name)
-        if not os.path.lexists(path) or real.startswith(own + os.sep):  # deleted, or our own state
-            continue
-        if not real.startswith(home + os.sep) or not path.is_file():
-            left_out[name] = "no file within the repository"
-        elif path.stat().st_size > LARGE:
-            left_out[name] = f"{path.stat().st_size / 1e6:.1f} MB"
-        else:
-            files[name] = path.read_bytes(), path.stat().st_mode
-            total += len(files[name][0])
-        if total > LARGEST:
-            raise Mistake("this is too much to keep with a job", f"{LARGEST / 1e6:.0f} MB of files, up to {path}",
-                          "let git ignore what is no code, or queue with --live")
-    return files, left_out
-
-
-def _hash(files: Files, left_out: Iterable[str]) -> str:
-    """Over path, executable bit and content, and over the names of what is left out."""
-    digest = hashlib.sha256()
-    for name, (content, mode) in sorted(files.items()):
-        digest.update(b"%s\0%d %d\0%s" % (os.fsencode(name), bool(mode & 0o100), len(content), content))
-    for name in sorted(left_out):
-        digest.update(b"%s\0-\0" % os.fsencode(name))
-    return digest.hexdigest()[:12]
-
-
-def _facts(root: Path, left_out: dict[str, str], no_git: str) -> tuple[dict[str, Any], bytes]:
-    """snapshot.json, and how what is copied differs from the commit."""
-    commit, diff, untracked = "", b"", list[str]()
-    try:
-        if not no_git:
-            untracked = sorted(x for x in _listed(root, "-o") if not _UNWANTED.match(x))
-            commit = _git(root, "rev-parse", "--short=12", "HEAD").decode().strip()
-            diff = _git(root, "-c", "core.quotePath=false", "diff", "HEAD", "--no-ext-diff", "--no-textconv",
-                        "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--", *TOPS,
-                        *(f":(exclude){x}" for x in NOT_COPIED))
-    except _NoGit as error:
-        no_git = str(error)
-    return {"commit": commit + ("+" if diff else ""), "no_git": no_git, "untracked": untracked, "left_out": left_out,
-            "created": time.time()}, diff
-
-
-def _whole(folder: Path, files: Files) -> bool:
-    """Whether the snapshot is there and nobody has changed it."""
-    try:
-        return (folder / "snapshot.json").is_file() and all(
-            (folder / name).read_bytes() == content for name, (content, _) in files.items())
-    except OSError:
-        return False
+def _old(state: Path) -> list[Path]:
+    return [path for path in sorted((state / "snapshots").glob("*")) if time.time() - path.stat().st_mtime > YOUNG]
 
 
 def _aside(snapshots: Path) -> Path:
-    return snapshots / f".{os.getpid()}.{os.urandom(4).hex()}.part"
+    return snapshots / f"{os.getpid()}.{os.urandom(4).hex()}.part"
 
 
-def _add(folder: Path, files: Files, facts: dict[str, Any], diff: bytes) -> None:
-    part = _aside(folder.parent)
-    more = {"snapshot.json": (json.dumps(facts, indent=1).encode() + b"\n", 0o644), "dirty.diff": (diff, 0o644)}
+def _git(root: Path, *words: str) -> bytes:
+    """b"" where there is no git, no repository or no commit: what lies there is code all the same."""
     try:
-        _write(part, {**files, **more})
-        if folder.exists() and not _whole(folder, files):
-            remove(folder)
-        os.replace(part, folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # these: a sister was quicker
+        done = subprocess.run(["git", "--no-optional-locks", "-C", str(root), *words], capture_output=True)
+    except FileNotFoundError:
+        return b""
+    return b"" if done.returncode else done.stdout
+
+
+def _listed(root: Path, which: str) -> set[str]:
+    return _code(os.fsdecode(_git(root, "ls-files", which, "--exclude-standard", "-z", "--", *TOPS)).split("\0"))
+
+
+def _walked(root: Path) -> set[str]:
+    return _code(str(path.relative_to(root)) for top in TOPS for path in (root / top).rglob("*") if path.is_file())
+
+
+def _code(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name and not NO_CODE.match(name)}
+
+
+def _read(root: Path, names: set[str]) -> tuple[Files, list[str]]:
+    """Everything at once, so that what is copied is what was hashed; large files and linked folders are left out."""
+    there = [name for name in sorted(names) if (root / name).exists()]  # others are deleted and not committed
+    left_out = [name for name in there if (root / name).is_dir() or (root / name).stat().st_size > LARGE]
+    return {name: ((root / name).read_bytes(), (root / name).stat().st_mode)
+            for name in there if name not in left_out}, left_out
+
+
+def _hash(files: Files) -> str:
+    """Over path, executable bit and content."""
+    digest = hashlib.sha256()
+    for name, (content, mode) in sorted(files.items()):
+        digest.update(b"%s\0%d %d\0%s" % (os.fsencode(name), bool(mode & 0o100), len(content), content))
+    return digest.hexdigest()[:12]
+
+
+def _commit(root: Path) -> tuple[str, bytes]:
+    """With a + where the code differs from it, and how it differs."""
+    commit = _git(root, "rev-parse", "--short=12", "HEAD").decode().strip()
+    diff = _git(root, "diff", "HEAD", "--no-ext-diff", "--no-color", "--", *TOPS, ":!code/tests", ":!code/pictures")
+    return commit + ("+" if diff else ""), diff
+
+
+def _add(folder: Path, files: Files) -> None:
+    """At once or not at all: a kill leaves a .part folder, and of two processes with the same content both succeed."""
+    part = _aside(folder.parent)
+    try:
+        for name, (content, mode) in files.items():
+            _write(part / name, content, mode & 0o555)  # nobody is to edit what a job will run
+        for place, _, _ in os.walk(part):
+            disk.sync_folder(Path(place))
+        os.rename(part, folder)
+    except OSError:
+        if not folder.exists():  # else a sister was quicker
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write(part: Path, files: Files) -> None:
-    """Files that nobody is to write to, otherwise with the permissions that they had, safely on the disk."""
-    part.mkdir(parents=True)
-    for name, (content, mode) in files.items():
-        path = part / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        path.chmod(mode & 0o555)
-    for place, _, found in os.walk(part):
-        for entry in (*found, ""):
-            _sync(Path(place, entry))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _write(path: Path, content: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())

@@ -45,12 +45,9 @@ class Store:
 
     def jobs(self, *states: str) -> list[Job]:
         """The jobs of these states (default: all but the trash), each state in order."""
-        states, places = states or STATES, dict[str, str]()
+        states = states or STATES
         with disk.lock(self.folder / "lock", shared=True):
-            for state in LOOKED_AT:
-                for name in self._names(state):
-                    if places.setdefault(name, state) != state:
-                        self._warn(f"{name} lies in {places[name]} and in {state}: remove one of the files")
+            places = self._places()
         found = (self._read(state, name) or self._unmoved(name.removesuffix(".json"), states)
                  for name, state in places.items() if state in states)
         return sorted((job for job in found if job), key=_place)
@@ -72,7 +69,7 @@ class Store:
             elif span:
                 first, last = int(span[1]), int(span[2] or span[1])
                 if not first <= last < len(listed):
-                    raise Mistake(f"{state} has no such place", word, _places(listed))
+                    raise Mistake(f"{state} has no such place", word, _span(listed))
                 chosen += listed[first:last + 1]
             else:
                 chosen += [job for job in listed if job.id == word] or _no_such(state, word, listed)
@@ -136,7 +133,7 @@ class Store:
             listed = self._fresh(state)
             for index in (old, new):
                 if not 0 <= index < len(listed):
-                    raise Mistake(f"{state} has no such place", str(index), _places(listed))
+                    raise Mistake(f"{state} has no such place", str(index), _span(listed))
             job = listed.pop(old)
             ahead, behind = listed[new - 1] if new else None, listed[new] if new < len(listed) else None
             if state == "to_run":
@@ -181,12 +178,18 @@ class Store:
 
     def _fresh(self, state: str) -> list[Job]:
         """As `jobs`, to be changed by who holds the lock."""
-        found = (self._read(state, name, fresh=True) for name in self._names(state))
+        found = (self._read(state, name, fresh=True) for name, where in self._places().items() if where == state)
         return sorted((job for job in found if job), key=_place)
 
-    def _names(self, state: str) -> list[str]:
-        with disk.explained(self.folder / state, "read"):
-            return [name for name in os.listdir(self.folder / state) if name.endswith(".json") and name[0] != "."]
+    def _places(self) -> dict[str, str]:
+        """The state of each file."""
+        places = dict[str, str]()
+        with disk.explained(self.folder, "read"):
+            for state in LOOKED_AT:
+                for name in os.listdir(self.folder / state):
+                    if name.endswith(".json") and name[0] != "." and places.setdefault(name, state) != state:
+                        self._warn(f"{name} lies in {places[name]} and in {state}: remove one of the files")
+        return places
 
     def _path(self, state: str, job_id: str) -> Path:
         return self.folder / state / f"{job_id}.json"
@@ -301,10 +304,10 @@ def _goes_last(state: str, to: str) -> bool:
     return to in ended or (to in ("to_run", "held") and state in ended)
 
 
-def _places(listed: list[Job]) -> str:
+def _span(listed: list[Job]) -> str:
     return f"it has 0 to {len(listed) - 1}" if listed else "it is empty"
 
 
 def _no_such(state: str, word: str, listed: list[Job]) -> list[Job]:
     raise Mistake(f"{state} has no such job", repr(word),
-                  f"give a place ({_places(listed)}), a range such as 0-3, an id or all")
+                  f"give a place ({_span(listed)}), a range such as 0-3, an id or all")

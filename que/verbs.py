@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from que import commands, create, daemon, settings, slurm, view, worker
+from que import commands, create, daemon, disk, settings, slurm, view, worker
 from que.errors import Mistake
 from que.job import STATES, TRASH, Job, from_json, memory_text, parse_memory, parse_time, state_named, time_text
 from que.store import Store
@@ -138,6 +138,8 @@ def do_recover(store: Store, args: Namespace) -> Answer:
     """Failed jobs (or interrupted ones, without a daemon) run again, from their last checkpoint."""
     where = args.where or [args.o_location, str(args.index)]
     words = where if len(where) > 1 or where[0][:1] == "j" else [*where, "0"]
+    if (to := state_named(args.n_location)) not in ("to_run", "held"):
+        raise Mistake("nothing is recovered to there", to, "give -nl to_run or held")
 
     def renew(job: Job) -> None:
         job.recover = not args.clean_slate and job.stage == "train"
@@ -152,7 +154,7 @@ def do_recover(store: Store, args: Namespace) -> Answer:
         if job.slurm:
             jobs.append(slurm.submit(store, store.update(job.id, renew, "held", (job.state,))))
         else:
-            jobs.append(store.update(job.id, renew, state_named(args.n_location), (job.state,)))
+            jobs.append(store.update(job.id, renew, to, (job.state,)))
     return Answer(f"recovered: {named(jobs)}", jobs)
 
 
@@ -176,7 +178,8 @@ def _sort_key(job: dict[str, Any], names: list[str]) -> tuple:
     value: Any = job
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
-    return (value is None, isinstance(value, str), value if value is not None else 0)
+    number = isinstance(value, int | float)
+    return (value is None, not number, value if number else str(value))
 
 
 def do_display(store: Store, args: Namespace) -> Answer:
@@ -196,11 +199,12 @@ def do_logs(store: Store, args: Namespace) -> Answer:
     if not path.exists():
         raise Mistake("there is no log yet", str(path), "it begins with the first start")
     lines = worker.tail(path, 200_000 if args.lines <= 1000 else os.path.getsize(path)).rstrip("\n").split("\n")
+    lines = lines[-args.lines or len(lines):]
     if args.follow and not args.json:
-        print("\n".join(lines[-args.lines:]), flush=True)
+        print("\n".join(lines), flush=True)
         follow(store, path, job)
         return Answer("")
-    return Answer("\n".join(lines[-args.lines:]), data={"log": str(path), "lines": lines[-args.lines:]})
+    return Answer("\n".join(lines), data={"log": str(path), "lines": lines})
 
 
 def _current(store: Store) -> Job:
@@ -249,8 +253,18 @@ def do_wandb(store: Store, args: Namespace) -> Answer:
 # --- changing
 
 
-EDITABLE: dict[str, Any] = {"priority": int, "gpus": int, "memory": parse_memory, "time_limit": parse_time,
-                            "note": str, "test": None, "after": None, "init_from": str}
+def _count(text: str) -> int | None:
+    if text.lower() != "none" and int(text) < 0:
+        raise ValueError
+    return None if text.lower() == "none" else int(text)
+
+
+EDITABLE: dict[str, Any] = {  # how a value is read, and what it is
+    "priority": (int, "a whole number"), "gpus": (_count, "a number of GPUs, or none"),
+    "memory": (lambda text: None if text.lower() == "none" else parse_memory(text), "8G, or none"),
+    "time_limit": (lambda text: None if text.lower() == "none" else parse_time(text), "12h, or none"),
+    "note": (str, "any text"), "test": (lambda text: ("false", "true").index(text.lower()) == 1, "true or false"),
+    "init_from": (lambda text: ("", "parent")[("none", "parent").index(text.lower())], "parent or none")}
 
 
 def do_edit(store: Store, args: Namespace) -> Answer:
@@ -260,22 +274,28 @@ def do_edit(store: Store, args: Namespace) -> Answer:
         raise Mistake(f"{job.id} runs", job.title, "`que pause` it first")
     if "." in args.key:
         return _edit_setting(store, job, args.key, args.value)
-    if args.key not in EDITABLE:
-        raise Mistake("this cannot be edited", args.key, f"there are {', '.join(EDITABLE)}, and section.key")
-    value: Any
-    if args.value.lower() == "none" and args.key in ("gpus", "memory", "time_limit"):
-        value = None
-    elif args.key == "after":
-        value = create.parents(store, "" if args.value.lower() == "none" else args.value)
-    elif args.key == "test":
-        value = args.value.lower() in ("true", "yes", "1")
-    else:
-        try:
-            value = EDITABLE[args.key](args.value)
-        except ValueError:
-            raise Mistake(f"{args.key} is no such value", repr(args.value), "give a number") from None
+    if args.key not in ("after", *EDITABLE):
+        raise Mistake("this cannot be edited", args.key,
+                      f"there are after, {', '.join(EDITABLE)}, and section.key")
+    try:
+        value = _parents(store, job, args.value) if args.key == "after" else EDITABLE[args.key][0](args.value)
+    except ValueError:
+        raise Mistake(f"{args.key} cannot be that", repr(args.value), f"give {EDITABLE[args.key][1]}") from None
+    if (value if args.key == "init_from" else job.init_from) and not (value if args.key == "after" else job.after):
+        raise Mistake("init_from parent needs a parent", f"{job.id} is after none", "edit after, or init_from to none")
     job = store.update(job.id, lambda j: vars(j).update({args.key: value}), only=(job.state,))
     return Answer(f"{job.id} {job.title}: {args.key} = {value}", [job])
+
+
+def _parents(store: Store, job: Job, text: str) -> list[str]:
+    """What `after` is to be: a circle would wait for ever."""
+    parents = create.parents(store, "" if text.lower() == "none" else text)
+    known, above = {j.id: j.after for j in store.jobs(*STATES, TRASH)}, set(parents)
+    while more := {parent for name in above for parent in known.get(name, [])} - above:
+        above |= more
+    if job.id in above:
+        raise Mistake("a job cannot wait for itself", f"{job.id} after {text}", "name jobs that do not wait for it")
+    return parents
 
 
 def _edit_setting(store: Store, job: Job, key: str, value: str) -> Answer:
@@ -283,9 +303,10 @@ def _edit_setting(store: Store, job: Job, key: str, value: str) -> Answer:
     for place, word in reversed(list(enumerate(words))):
         if word == "--set" and words[place + 1].startswith(f"{key}="):
             del words[place:place + 2]
-    draft = from_json(job.to_json())
-    draft.options = [*words, "--set", f"{key}={value}"]
+    draft, file = from_json(job.to_json()), commands.config_file(job, store.folder)
+    draft.options = [*(["-c", str(file)] if job.snapshot and file.exists() else []), *words, "--set", f"{key}={value}"]
     text = create.resolve(store, draft)
+    draft.options = create.own_config(draft, live=not job.snapshot)
     changes = {name: old for name, old in job.changes.items() if name != key}
     create.keep_config(store, job, text)
     job = store.update(job.id, lambda j: vars(j).update(options=draft.options, facts=draft.facts, changes=changes),
@@ -339,7 +360,9 @@ def _stop(store: Store, args: Namespace, what: str, to: str, reason: str) -> Ans
             moved.append(store.update(job.id, lambda j: vars(j).update(reason=reason, ended=ended), to,
                                       ("to_run", "held", "cur_run")))
     for job in asked if args.wait else []:
-        while store.find(job.id).state == job.state:
+        while (found := store.find(job.id)).state == job.state:
+            if not job.slurm and daemon.abandoned(store, found) and not daemon.holder(store):
+                raise Mistake(f"nobody runs {job.id} any more", "no daemon either", "`que daemon start` takes it up")
             slurm.sync(store)
             time.sleep(0.1)
     lines = [f"{reason}: {named(moved)}"] if moved else []
@@ -360,9 +383,7 @@ def do_save(store: Store, args: Namespace) -> Answer:
                 "config": _text(commands.config_file(job, store.folder))} for job in jobs]
     content = {"version": 1, "saved": time.time(), "settings": commands.read_json(store.folder / "settings.json"),
                "jobs": entries}
-    aside = file.with_name(f".{file.name}.part")
-    aside.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(aside, file)
+    disk.write(file, json.dumps(content, indent=1), file.with_name(f".{file.name}.part"))
     return Answer(f"{len(jobs)} jobs in {file}", data={"file": str(file), "jobs": len(jobs)})
 
 
@@ -376,21 +397,28 @@ def do_load(store: Store, args: Namespace) -> Answer:
     if content.get("version") != 1 or not isinstance(content.get("jobs"), list):
         raise Mistake("this was not written by `que save`", args.file, "give such a file")
     try:
-        entries = [(entry["state"], from_json(json.dumps(entry["job"])), entry["config"]) for entry in content["jobs"]]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = [(state_named(entry["state"]), from_json(json.dumps(entry["job"])), entry["config"] + "")
+                   for entry in content["jobs"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Mistake("this file is damaged", f"{args.file}: {error}", "nothing was loaded") from None
     known = {(job.run, job.created): job.id for job in store.jobs(*STATES, TRASH)}
     ids = {job.id: known[job.run, job.created] for _, job, _ in entries if (job.run, job.created) in known}
-    added = []
-    for state, job, config in sorted(entries, key=lambda entry: entry[1].number):
-        if job.id in ids:
-            continue
-        old = job.id
+    pending, added = {job.id: (state, job, text) for state, job, text in entries if job.id not in ids}, list[Job]()
+
+    def file(old: str) -> None:
+        """In the order of the lists, but parents first, since children name them by their new ids."""
+        state, job, text = pending.pop(old)
+        for parent in job.after:
+            if parent in pending:
+                file(parent)
         job.after, job.claim, job.request, job.slurm = [ids.get(i, i) for i in job.after], {}, "", {}
         job.recover = job.recover or (state == "cur_run" and job.stage == "train")
-        added += store.add(job, state="to_run" if state == "cur_run" else state_named(state),
-                           prepare=lambda j, text=config: create.keep_config(store, j, text))  # type: ignore[misc]
+        added.extend(store.add(job, state="to_run" if state == "cur_run" else state,
+                               prepare=lambda j: create.keep_config(store, j, text)))
         ids[old] = job.id
+
+    while pending:
+        file(next(iter(pending)))
     return Answer(f"{len(added)} jobs loaded, {len(entries) - len(added)} were here", added)
 
 

@@ -107,7 +107,7 @@ def listing(state: dict[str, Any], limit: int | None = None) -> str:
             continue
         shown = rows if limit is None else rows[:limit]
         if name in ("old_runs", "fail_runs") and limit is not None:
-            shown = rows[-limit:]  # the newest stand last
+            shown = rows[max(0, len(rows) - limit):]  # the newest stand last
         more = f", {len(shown)} shown: --limit N shows more" if len(shown) < len(rows) else ""
         parts.append(table(f"{name} ({len(rows)}{more})", COLUMNS[name], [cells(job) for job in shown]))
     return "\n".join([*parts, *footer(state)])

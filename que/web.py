@@ -5,49 +5,40 @@ Host (DNS rebinding), allows no other origin, and the page runs no script and op
 """
 
 import base64
+import contextlib
 import hashlib
 import json
-import math
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import TCPServer
+from socketserver import ThreadingTCPServer
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
-from que.errors import Mistake, Storage
+from que.errors import Mistake
 
-LOOPBACK = ("127.0.0.1", "localhost")
 HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)  # any port: a tunnel has its own
-MOST_LOG, MOST_EPOCHS = 1 << 20, 500
+SHOWN = 1 << 16  # bytes of a log
 KEPT = 1.0  # seconds for which a look at the state serves every tab
 TEXT, JSON, HTML = (f"{kind}; charset=utf-8" for kind in ("text/plain", "application/json", "text/html"))
 
 
-class Refusal(Exception):
-    """(HTTP status, a sentence)"""
+class Server(ThreadingTCPServer):
+    """Bound, not started: `serve_forever()` does, `.url` is where. (An HTTPServer would ask the name server first.)"""
 
+    daemon_threads, allow_reuse_address, request_queue_size = True, True, 64  # each request is a connection
 
-class Server(ThreadingHTTPServer):
-    """Bound, not started: `serve_forever()` does, `.url` is where."""
-
-    daemon_threads = True
-
-    def __init__(self, store: Any, port: int, state_of: Callable[[], dict[str, Any]], host: str = LOOPBACK[0]):
+    def __init__(self, store: Any, port: int, state_of: Callable[[], dict[str, Any]]):
         self.store, self.state_of = store, state_of
         self.page = Path(__file__).with_name("page.html").read_bytes()
-        self.headers = _headers(self.page.decode("utf-8"))
-        self._lock, self._state, self._until = threading.Lock(), dict[str, Any](), -math.inf
-        super().__init__((host, port), Handler)
-        self.url = f"http://{host}:{self.server_address[1]}/"
-
-    def server_bind(self) -> None:
-        """Without HTTPServer's question to the name server, which may take seconds."""
-        TCPServer.server_bind(self)
+        self.headers = _headers(self.page.decode())
+        self._lock, self._state, self._until = threading.Lock(), dict[str, Any](), 0.0
+        super().__init__(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # a tab that is closed meanwhile is no error
@@ -59,8 +50,7 @@ class Server(ThreadingHTTPServer):
             begun = time.monotonic()
             if begun >= self._until:
                 self._state = self.state_of()
-                ended = time.monotonic()
-                self._until = ended + max(KEPT, 4 * (ended - begun))
+                self._until = begun + max(KEPT, 5 * (time.monotonic() - begun))
             return self._state
 
 
@@ -75,92 +65,66 @@ def _headers(page: str) -> dict[str, str]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version, server_version, sys_version = "HTTP/1.1", "que", ""
-    timeout = 60  # of an idle connection
+    server_version, sys_version, timeout = "que", "", 60  # seconds of an idle connection
     server: Server
 
     def do_GET(self) -> None:
+        if not HOST.fullmatch(self.headers.get("Host", "")):
+            return self.send_error(403, "this page answers to localhost and 127.0.0.1 only; from afar: an ssh tunnel")
         try:
-            self.reply(200, *self.answer())
-        except Refusal as refusal:
-            self.refuse(*refusal.args)
-        except ConnectionError:
-            raise
+            answer = self.answer()
         except (OSError, Mistake) as error:  # a full disk, a folder that is away: the page says so, and asks again
-            self.refuse(500, str(error))
-
-    do_HEAD = do_GET
+            return self.send_error(404 if type(error) is Mistake else 500, str(error))
+        self.reply(200, *answer)
 
     def answer(self) -> tuple[Any, ...]:
-        """(Content type, body[, headers])"""
-        if not HOST.fullmatch(self.headers.get("Host", "")):
-            raise Refusal(403, "this page answers to localhost and 127.0.0.1 only; from afar: an ssh tunnel")
+        """(Content[, its type[, headers]])"""
         path, _, query = self.path.partition("?")
-        asked = {key: values[-1] for key, values in parse_qs(query).items()}
-        name = asked.get("id", "")
+        asked = dict(parse_qsl(query))
+        name, limit = asked.get("id", ""), re.fullmatch("[0-9]{1,9}", asked.get("limit", ""))
         if path == "/":
-            return HTML, self.server.page
+            return self.server.page, HTML
         if path == "/api/state":
-            return JSON, _json(shortened(self.server.state(), _number(asked.get("limit", "0")), name))
-        if path == "/api/log":
-            data, size = tail(self._log(name), min(_number(asked.get("bytes", "65536")), MOST_LOG))
-            return TEXT, data, {"X-Log-Size": str(size)}
+            return shortened(self.server.state(), int(limit[0]) if limit else 0, name),
         if path == "/api/curves":
             run = self._job(name).run
-            return JSON, _json(curves(Path(run) / "log.jsonl") if run else [])
-        raise Refusal(404, "there is nothing here; the page is /")
+            return curves(Path(run) / "log.jsonl") if run else [],
+        if path == "/api/log":
+            content, size = self._log(name)
+            return content, TEXT, {"X-Log-Size": str(size)}
+        raise Mistake("there is nothing here", path, "the page is /")
 
     def _job(self, name: str) -> Any:
-        if not re.fullmatch("j[0-9]{1,18}", name):
-            raise Refusal(404, "there is no such job: an id looks like j3")
-        try:
-            return self.server.store.find(name)
-        except Storage:
-            raise
-        except Mistake as mistake:
-            raise Refusal(404, str(mistake)) from None
+        if not re.fullmatch("j[0-9]{1,18}", name):  # it becomes part of a path
+            raise Mistake("there is no such job", name, "an id looks like j3")
+        return self.server.store.find(name)
 
-    def _log(self, name: str) -> Path:
-        path: Path = self.server.store.log(name if name == "daemon" else self._job(name).id)
+    def _log(self, name: str) -> tuple[bytes, int]:
+        path = self.server.store.log(name if name == "daemon" else self._job(name).id)
         if not path.is_file():
-            raise Refusal(404, f"{name} has no log yet")
-        return path
+            raise Mistake(f"{name} has no log yet")
+        return tail(path, SHOWN)
 
-    def refuse(self, status: int, why: str, **more: str) -> None:
-        self.reply(status, JSON, _json({"error": why}), more)
-
-    def reply(self, status: int, kind: str, body: bytes, more: dict[str, str] | None = None) -> None:
+    def reply(self, status: int, content: Any, kind: str = JSON, more: dict[str, str] | None = None) -> None:
+        body = _json(content) if kind == JSON else content
         self.send_response(status)
         own = {"Content-Type": kind, "Content-Length": str(len(body)), **(more or {})}
         for header in {**self.server.headers, **own}.items():
             self.send_header(*header)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Of a malformed request, and 501 of another method. A body may follow unread: hang up."""
-        if code == 501:
-            self.refuse(405, "this server only reads: GET and HEAD", Allow="GET, HEAD", Connection="close")
-        else:
-            self.refuse(code, message or "this is no request", Connection="close")
+        """http.server's own refusals, too: of a malformed request, and 501 of any method but GET."""
+        self.reply(code, {"error": message or "this is no request"})
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nobody wants a line every two seconds."""
 
 
-def _number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise Refusal(400, "limit and bytes are whole numbers")
-    return int(text)
-
-
 def _json(content: Any) -> bytes:
     """NaN, which a diverged run may have, is no JSON: null."""
-    text = json.dumps(content)
-    if "NaN" in text or "Infinity" in text:
-        text = json.dumps(json.loads(text, parse_constant=lambda name: None))
-    return text.encode()
+    return json.dumps(json.loads(json.dumps(content), parse_constant=lambda name: None)).encode()
 
 
 def shortened(state: dict[str, Any], limit: int, keep: str) -> dict[str, Any]:
@@ -188,39 +152,24 @@ def tail(path: Path, size: int) -> tuple[bytes, int]:
 
 
 def curves(path: Path) -> list[dict[str, Any]]:
-    """[{"epoch": 1, "train/loss": …}, …] of a log.jsonl, at most MOST_EPOCHS of them with the first and the last.
-
-    A line that a kill cut short is left out, and so is any other that is no epoch: this is a look, not a record.
-    """
-    rows: dict[int, dict[str, Any]] = {}
+    """[{"epoch": 1, "train/loss": …}, …] of a log.jsonl."""
+    rows: list[dict[str, Any]] = []
     for line in path.read_bytes().split(b"\n") if path.is_file() else []:
-        try:
-            row = json.loads(line)
-            rows[int(row["epoch"])] = row
-        except (ValueError, KeyError, TypeError, OverflowError):
-            continue
-    found = [rows[epoch] for epoch in sorted(rows)]
-    last = len(found) - 1
-    if last >= MOST_EPOCHS:
-        found = [found[i * last // (MOST_EPOCHS - 1)] for i in range(MOST_EPOCHS)]
-    return [{"epoch": int(row["epoch"]), **{f"{part}/{name}": value for part, values in row.items()
+        with contextlib.suppress(ValueError):  # cut short by a kill
+            rows.append(json.loads(line))
+    return [{"epoch": row["epoch"], **{f"{part}/{name}": value for part, values in row.items()
              if isinstance(values, dict) for name, value in values.items() if isinstance(value, int | float)}}
-            for row in found]
+            for row in rows]
 
 
-def serve(store: Any, port: int, state_of: Callable[[], dict[str, Any]], host: str = LOOPBACK[0]) -> None:
+def serve(store: Any, port: int, state_of: Callable[[], dict[str, Any]]) -> None:
     """Serve until Ctrl-C; port 0 picks a free one."""
-    tunnel = "from afar: ssh -L {0}:127.0.0.1:{0} THIS_MACHINE".format
-    if host not in LOOPBACK:
-        raise Mistake("the status page is for this machine only", f"host {host}", tunnel(port or 8765))
     try:
-        server = Server(store, port, state_of, host)
+        server = Server(store, port, state_of)
     except (OSError, OverflowError) as error:
-        raise Mistake("the status page cannot listen", f"port {port} of {host}: {error}",
+        raise Mistake("the status page cannot listen", f"port {port}: {error}",
                       "give another port, or 0 for any free one") from None
-    print(f"{server.url}  (reads only; Ctrl-C ends it; {tunnel(server.server_address[1])})", flush=True)
-    with server:
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
+    here = server.url[7:-1]
+    print(f"{server.url}  (reads only; Ctrl-C ends it; from afar: ssh -L {here.split(':')[1]}:{here} HOST)", flush=True)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()

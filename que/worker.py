@@ -23,12 +23,11 @@ from que.errors import DONE, INTERRUPTED, MISTAKE, NON_FINITE, NOTHING, OUT_OF_M
 from que.job import STATES, Job, time_text
 from que.store import Store
 
-HOPELESS = {MISTAKE: "a mistake in config, arguments or files", NON_FINITE: "a loss was not finite",
-            NOTHING: "there is nothing to train on"}
+HOPELESS = (MISTAKE, NON_FINITE, NOTHING)
 STOPS = {"pause": ("held", "paused"), "cancel": ("fail_runs", "cancelled"), "requeue": ("to_run", "put back")}
 LEFT = 5.0  # seconds that a dead run's loader processes get to notice
 PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL
-RETRY = 5.0  # seconds between two attempts to write to a full disk
+RETRY = 2.0  # seconds between two attempts to write to a full disk
 
 
 @dataclass
@@ -75,7 +74,8 @@ class Worker:
 
     def run(self) -> End:
         """Train and test; every stage that is over is on record before the next one starts."""
-        while not self.stopping:
+        while self.stopping in ("", "timeout"):  # a limit is that of one stage
+            self.stopping, self.ladder = "", None
             end = self.judge(self.stage())
             if end.cause != "trained":
                 return end
@@ -87,7 +87,10 @@ class Worker:
         self._say("its worker is gone: stopping what it left behind")
         self._stop_all()
         self.stopping = self.store.find(self.job.id).request or self.stopping
-        if not self.job.attempts or "ended" in self.job.attempts[-1]:
+        last = self.job.attempts[-1] if self.job.attempts else {"ended": None}
+        if self.job.moving not in ("", "cur_run") and not (self.stopping and self.job.moving == "to_run"):
+            return End(self.job.moving, str(last.get("cause")), self.job.reason)  # it had decided, and died on the way
+        if "ended" in last:
             return self._stopped() if self.stopping else self._again("interrupts", "its worker died before it began")
         end = self.judge(None)
         if end.cause == "trained":  # nobody was there to see it
@@ -98,7 +101,7 @@ class Worker:
     def stage(self) -> int:
         """One child from its start to its end; its exit code (negative: the signal that killed it)."""
         self._stop_all()  # a person may have moved a job whose worker was dead, but not what it had started
-        command, batch = self.command(), self.batch[0]
+        command, batch = self.command(), self.batch
         self.update(attempts=[*self.job.attempts, {
             "stage": self.job.stage, "started": time.time(), "before": commands.status(self.job).get("started"),
             "devices": self.job.claim.get("devices", []), **({"batch_size": batch} if batch else {})}])
@@ -162,30 +165,27 @@ class Worker:
         if told.get("exit_code") is not None:  # torchrun makes a 1 of every code
             code = told["exit_code"]
         reason = str(told.get("reason") or "") or last_line(self.store.log(self.job.id))
-        if self.job.stage == "train" and code == DONE:
-            return self._trained()
-        if code == DONE:
-            return End("old_runs", "done", "trained and tested")
+        if code == DONE and (self.job.stage == "test" or not self.job.test):
+            return End("old_runs", "done", "trained and tested" if self.job.test else "trained")
+        if code == DONE:  # to be tested, by another worker if this one has to stop
+            return self._stopped(stage="test", recover=False) if self.stopping in STOPS else \
+                End("cur_run", "trained", "trained")
         if self.stopping:
             return self._stopped()
         if code in HOPELESS:
-            return End("fail_runs", "hopeless", reason or HOPELESS[code])
+            return End("fail_runs", "hopeless", reason or f"exit code {code}")
         if code == OUT_OF_MEMORY:
             return self._out_of_memory(reason)
         if code in (None, INTERRUPTED):
-            return self._again("interrupts", reason if code else "its worker or the machine died")
+            return self._again("interrupts", (reason or "interrupted") if code else "its worker or the machine died")
         return self._crashed(f"exit code {code}: {reason}" if code > 0 else
                              f"killed by signal {-code} ({signal.strsignal(-code)})")
 
-    def _trained(self) -> End:
-        """To be tested by this worker, or by another one where it has to stop."""
-        if not self.job.test:
-            return End("old_runs", "done", "trained")
-        return self._stopped(stage="test", recover=False) if self.stopping else End("cur_run", "trained", "trained")
-
     def _stopped(self, **change: Any) -> End:
-        if self.stopping == "timeout":
-            return self._again("timeouts", f"its limit of {time_text(self.job.time_limit or 0)} was over", **change)
+        if self.stopping == "timeout":  # its turn comes again after the others'
+            last = max((job.order for job in self.store.jobs("to_run")), default=self.job.order)
+            return self._again("timeouts", f"its limit of {time_text(self.job.time_limit or 0)} was over",
+                               order=last + 0.5, **change)
         to, reason = STOPS[self.stopping]
         return End(to, self.stopping, reason, {"recover": self.begun, **change})
 
@@ -204,12 +204,12 @@ class Worker:
 
     def _out_of_memory(self, reason: str) -> End:
         """Half the batch, and as many more steps to gather: the optimiser sees what it would have seen."""
-        batch, gather = self.batch
-        half = batch // 2
-        if half < max(1, self.ranks):
+        batch, half = self.batch, self.batch // 2
+        if half < self.ranks:
             return End("fail_runs", "ooms", f"{reason} (the batch of {batch or 'unknown size'} cannot be halved)")
+        whole = (self.job.facts.get("batch_size") or batch) * (self.job.facts.get("update_per_step") or 1)
         changes = {**self.job.changes, "training.batch_size": str(half),
-                   "training.update_per_step": str(max(1, round(batch * gather / half)))}
+                   "training.update_per_step": str(max(1, round(whole / half)))}
         return self._again("ooms", f"{reason} (batch {batch} -> {half})", changes=changes, peak=0)
 
     @property
@@ -218,11 +218,9 @@ class Worker:
         return self.job.recover or (self.job.stage == "train" and bool(self.job.attempts))
 
     @property
-    def batch(self) -> tuple[int, int]:
-        """(Batch size, forward passes gathered to a step); (0, 1) where the config told none."""
-        known = {name: self.job.changes.get(f"training.{name}") or self.job.facts.get(name)
-                 for name in ("batch_size", "update_per_step")}
-        return int(known["batch_size"] or 0), int(known["update_per_step"] or 1)
+    def batch(self) -> int:
+        """0 where the config told none."""
+        return int(self.job.changes.get("training.batch_size") or self.job.facts.get("batch_size") or 0)
 
     # --- children
 
@@ -302,7 +300,8 @@ class Worker:
             self.update(close, only=STATES)
         if self.job.request:  # it came when all was over
             to, reason = STOPS[self.job.request]
-            self.update(to=to, only=("to_run", "held"), request="", reason=reason, ended=time.time())
+            self.update(to=to, only=("to_run", "held"), request="", reason=reason,
+                        ended=time.time() if to == "fail_runs" else None)
         if self.job.peak and end.cause == "done":
             with contextlib.suppress(Storage):  # another run of the kind is measured anyway
                 gpus.learn(self.store.folder, self.job, self.job.peak)

@@ -6,9 +6,9 @@
 
 Everything lies in a temporary folder, a stand-in project among it whose two scripts import nothing and end at once. The
 waiting jobs ask for 1000 GPUs, so that the daemon looks at all of them in vain (task-spooler's: for two slots of one).
-The GPU is a fake one, unless --gpu real is given, with a settle time of 0. task-spooler has the same scripts to run. It
-keeps a process and a connection for every waiting job and is built for 1,000 connections (TS_MAXCONN lowers that,
-nothing raises it; TS_MAXFINISHED only limits finished jobs); full, it answers nobody. So it gets 950 jobs at most.
+The GPU is a fake one ($QUE_FAKE_GPUS) with a settle time of 0. task-spooler runs the same two scripts. It keeps a
+process and a connection for every waiting job and is built for 1,000 connections (TS_MAXCONN lowers that, nothing
+raises it; TS_MAXFINISHED only limits finished jobs); full, it answers nobody. So it gets 950 jobs at most.
 """
 
 import argparse
@@ -68,8 +68,9 @@ class Spooler:
         self.code.mkdir(parents=True)
         for script in ("training.py", "testing.py"):
             (self.code / script).write_text(STAND_IN, encoding="utf-8")
-        self.env = {**os.environ, "SLR_RUNS": str(folder), "QUE_DIR": str(folder / "state"), "TMPDIR": str(folder),
-                    "TS_SOCKET": str(folder / "socket"), "TS_SLOTS": "1"}
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("TS_")} | {
+            "SLR_RUNS": str(folder), "QUE_DIR": str(folder / "state"), "QUE_FAKE_GPUS": str(folder / "gpus.json"),
+            "TMPDIR": str(folder), "TS_SOCKET": str(folder / "socket"), "TS_SLOTS": "1"}
         self.fill(jobs)
 
     def fill(self, jobs: int) -> None:
@@ -119,6 +120,7 @@ class Spooler:
 class Que(Spooler):
     def fill(self, jobs: int) -> None:
         self.que = shutil.copytree(ROOT / "que", self.code.parent / "que", ignore=shutil.ignore_patterns("state"))
+        (self.folder / "gpus.json").write_text(json.dumps([{"uuid": "GPU-fake", "total": 80 << 30}]))
         self.store = Store(self.folder / "state")
         self.store.write_json("settings.json", {"settle": 0.0})
         with mock.patch("os.fsync"):  # filing thousands, each safe on the disk, would take minutes
@@ -144,9 +146,9 @@ class Que(Spooler):
         with open(self.store.log("daemon"), "wb") as log, subprocess.Popen(
                 [sys.executable, str(self.que), "daemon"], env=self.env, stdout=log, stderr=log) as daemon:
             try:
-                time.sleep(5)  # its first look reads every job
+                time.sleep(2 + len(self.store.jobs()) / 3000)  # its first look reads every job
                 before, clock = spent(daemon.pid), time.monotonic()
-                time.sleep(5)
+                time.sleep(4)
                 yield "daemon", (spent(daemon.pid) - before) / (time.monotonic() - clock)
                 yield from super().dispatch(rounds)
             finally:
@@ -171,13 +173,10 @@ def temporary() -> Iterator[Path]:
                         os.kill(int(path.split("/")[2]), signal.SIGKILL)
 
 
-def compare(jobs: int, rounds: int, gpu: str) -> Iterator[tuple[str, int, str, float]]:
+def compare(jobs: int, rounds: int) -> Iterator[tuple[str, int, str, float]]:
     """(figure, jobs, side, seconds): commands of both sides in turn, a round to warm up before; then jobs are run."""
     with temporary() as folder:
         sides: dict[str, Spooler] = {"que": Que(folder / "que", jobs)}
-        if gpu == "fake":
-            sides["que"].env["QUE_FAKE_GPUS"] = str(folder / "gpus.json")
-            (folder / "gpus.json").write_text(json.dumps([{"uuid": "GPU-fake", "total": 80 << 30}]))
         if shutil.which("tsp") and jobs <= 1000:
             sides["tsp"] = Spooler(folder / "tsp", jobs)
         for number, (side, queue) in itertools.product(range(rounds + 1), sides.items()):
@@ -191,9 +190,10 @@ def show(rows: list[tuple[str, int, str, float]]) -> None:
     for name, words in FIGURES.items():
         print(f"\n  {name}: {words}")
         for jobs in dict.fromkeys(row[1] for row in rows):
-            found = {side: [row[3] for row in rows if row[:3] == (name, jobs, side)] for side in ("que", "tsp")}
-            middle = {side: statistics.median(values) for side, values in found.items() if values}
-            texts = [f"{side} {middle[side]:7.3f}  ({min(found[side]):.3f} to {max(found[side]):.3f})" for side in middle]
+            sides = {side: [row[3] for row in rows if row[:3] == (name, jobs, side)] for side in ("que", "tsp")}
+            middle = {side: statistics.median(values) for side, values in sides.items() if values}
+            texts = [f"{side} {middle[side]:7.3f}  ({min(sides[side]):.3f} to {max(sides[side]):.3f})"
+                     for side in middle]
             texts += [f"que / tsp {middle['que'] / middle['tsp']:.1f}"] if "tsp" in middle else []
             print(f"    {jobs:6} jobs   " + "   ".join(texts))
 
@@ -203,14 +203,13 @@ def main() -> None:
     add = parser.add_argument
     add("--jobs", type=int, nargs="+", default=[10, 1000, 10_000], help="how many wait (default 10 1000 10000)")
     add("--rounds", type=int, default=5, help="after one to warm up (default 5)")
-    add("--gpu", choices=("fake", "real"), default="fake", help="real: this machine's own, by NVML")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(f"que latency: seconds, medians of {args.rounds} rounds (least to most), load average {os.getloadavg()[0]:.2f}")
+    print(f"que: seconds, medians of {args.rounds} rounds (least to most), load average {os.getloadavg()[0]:.2f}")
     if not shutil.which("tsp"):
         print("task-spooler is not installed, its column is left out: sudo apt-get install task-spooler")
-    rows = [row for jobs in args.jobs for row in compare(jobs, args.rounds, args.gpu)]
+    rows = [row for jobs in args.jobs for row in compare(jobs, args.rounds)]
     show(rows)
     if args.json:
         args.json.write_text(json.dumps({"words": FIGURES, "rows": rows}, indent=1) + "\n", encoding="utf-8")

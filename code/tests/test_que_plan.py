@@ -1,6 +1,6 @@
 """que/plan.py: who starts where, and the sentence that everybody else gets."""
 
-from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -63,7 +63,7 @@ def test_gpus_zero_takes_a_cpu_slot_beside_the_gpus():
 def test_cpu_slots_that_run_are_taken_and_fewer_slots_than_before_start_none():
     assert starts(look([job(1)], [runs(2, ["cpu:0"])], slots=2)) == {"j1": ["cpu:1"]}
     assert starts(look([job(1)], [runs(2, ["cpu:3"]), runs(3, ["cpu:4"])], slots=2)) == {}
-    assert look([job(1)], slots=0).reasons == {"j1": "asks for a CPU slot, there is none"}
+    assert look([job(1)], slots=0).reasons == {"j1": "waits for a CPU slot: 0 of 0 in use"}
 
 
 def test_several_gpus_are_those_with_most_free_memory():
@@ -74,9 +74,8 @@ def test_several_gpus_are_those_with_most_free_memory():
 def test_more_gpus_than_there_are_block_nobody():
     decision = look([job(1, gpus=4), job(2)], gpus=gpus(2))
     assert starts(decision) == {"j2": ["GPU-0"]}
-    assert decision.reasons == {"j1": "asks for 4 GPUs, there are 2"}
-    assert look([job(1, gpus=2)], gpus=gpus(1)).reasons == {"j1": "asks for 2 GPUs, there is 1"}
-    assert look([job(1, gpus=1)]).reasons == {"j1": "asks for a GPU, there is none"}
+    assert decision.reasons == {"j1": "asks for 4 GPUs, 2 there"}
+    assert look([job(1, gpus=1)]).reasons == {"j1": "asks for a GPU, none there"}
 
 
 # --- exclusive
@@ -84,7 +83,7 @@ def test_more_gpus_than_there_are_block_nobody():
 
 def test_the_memory_of_strangers_and_our_claims_are_told():
     decision = look([job(4)], [runs(3, ["GPU-0"])], [gpu(0), gpu(1, 14.9)])
-    assert decision.reasons == {"j4": "waits for a GPU: GPU 0 is j3's, GPU 1 has 9.1 of 24 GiB in use by others"}
+    assert decision.reasons == {"j4": "waits for a GPU: GPU 0 is j3's, GPU 1 has 9.1 GiB in use by others"}
 
 
 def test_a_gpu_counts_as_free_from_nine_tenths_on():
@@ -108,12 +107,6 @@ def test_settled_is_asked_for_the_memory_that_has_to_be_free():
     look([job(1, memory=4 * GIB), job(2)], [runs(3, ["GPU-0"], 6 * GIB)], gpus(2), used=lambda gpu, job: GIB,
          settled=settled)
     assert asked[:2] == [("GPU-0", 9), ("GPU-1", 4)] and asked[2] == ("GPU-1", pytest.approx(21.6))
-
-
-def test_eight_gpus_make_a_short_reason():
-    decision = look([job(9, gpus=8)], [runs(1, ["GPU-6"])], gpus(8))
-    assert decision.reasons["j9"] == \
-        "waits for 8 GPUs: GPU 0 is free, GPU 1 is free, GPU 2 is free, GPU 3 is free, and 4 more"
 
 
 # --- shared
@@ -163,8 +156,7 @@ def test_a_learned_peak_above_the_declared_memory_counts():
     decision = look([job(1, memory=2 * GIB)], gpus=gpus(1), learned=lambda job: 9 * GIB)
     assert decision.starts[0].reserve == 9 * GIB
     decision = look([job(1, memory=2 * GIB)], gpus=[gpu(0, 8)], learned=lambda job: 9 * GIB)
-    assert decision.reasons == {"j1": "waits for 9.0 GiB of a GPU (measured before; 2.0 GiB declared): "
-                                      "GPU 0 has 16 of 24 GiB in use by others"}
+    assert decision.reasons == {"j1": "waits for 9.0 GiB of a GPU: GPU 0 has 16.0 GiB in use by others"}
 
 
 def test_a_peak_learned_on_a_larger_gpu_keeps_no_job_from_all_of_a_smaller_one():
@@ -204,9 +196,9 @@ def test_a_child_waits_for_its_parent(state, reason):
     assert bool(decision.starts) == (reason is None)
 
 
-def test_of_several_parents_the_one_that_failed_is_named():
-    parents = [job(1, "to_run"), job(2, "old_runs"), job(3, "fail_runs")]
-    assert look([job(4, after=["j1", "j2", "j3"])], parents=parents).reasons["j4"].startswith("j3 failed")
+def test_the_first_of_several_parents_that_is_not_done_is_named():
+    parents = [job(1, "fail_runs"), job(2, "old_runs"), job(3, "to_run")]
+    assert look([job(4, after=["j2", "j1", "j3"])], parents=parents).reasons["j4"].startswith("j1 failed")
     assert look([job(4, after=["j2", "j9"])], parents=parents).reasons == {"j4": "j9 is gone: remove this one"}
 
 
@@ -229,13 +221,13 @@ def test_a_gpu_that_disappears_takes_nobody_else_along():
     running = [runs(1, ["GPU-0"]), runs(2, ["GPU-1"])]
     decision = look([job(3), job(4, gpus=3)], running, [gpu(0), gpu(2)], lost=["GPU 1: GPU is lost"])
     assert starts(decision) == {"j3": ["GPU-2"]}
-    assert decision.reasons == {"j4": "asks for 3 GPUs, there are 2 (GPU 1: GPU is lost)"}
+    assert decision.reasons == {"j4": "asks for 3 GPUs, 2 there; GPU 1: GPU is lost"}
 
 
 def test_with_all_gpus_lost_a_job_does_not_go_to_the_cpu_by_itself():
     decision = look([job(1), job(2, gpus=0)], lost=["GPU 0: GPU is lost"])
     assert starts(decision) == {"j2": ["cpu:0"]}
-    assert decision.reasons == {"j1": "asks for a GPU, there is none (GPU 0: GPU is lost)"}
+    assert decision.reasons == {"j1": "asks for a GPU, none there; GPU 0: GPU is lost"}
 
 
 # --- whatever comes
@@ -296,9 +288,13 @@ def test_each_waiting_job_starts_or_has_a_reason(machine):
 
 
 @given(machines())
-def test_no_gpu_is_given_twice_nor_overcommitted(machine):
-    waiting, running, cards, _, headroom, unsettled, _, used = machine
+def test_no_gpu_and_no_cpu_slot_is_given_twice_nor_overcommitted(machine):
+    waiting, running, cards, slots, headroom, unsettled, _, used = machine
     decision = settle(machine)
+    taken = [name for j in running for name in j.claim["devices"] if name.startswith("cpu:")]
+    cpu = [name for start in decision.starts for name in start.devices if name.startswith("cpu:")]
+    assert not cpu or len(taken) + len(cpu) <= slots and len({*taken, *cpu}) == len({*taken}) + len(cpu)
+    assert set(cpu) <= {f"cpu:{i}" for i in range(slots)}
     for start in decision.starts:
         count = start.job.gpus if start.job.gpus is not None else min(len(cards), 1)
         assert len(set(start.devices)) == len(start.devices) == max(count, 1)
@@ -315,16 +311,6 @@ def test_no_gpu_is_given_twice_nor_overcommitted(machine):
             assert sum(reserved) + asked <= card.total - headroom
             assert card.free - sum(max(size - used, 0) for size in reserved) >= asked
             assert all(start.reserve >= start.job.memory for start in new)
-
-
-@given(machines())
-def test_never_more_cpu_slots_than_there_are(machine):
-    _, running, cards, slots, *_ = machine
-    taken = [name for j in running for name in j.claim["devices"] if name.startswith("cpu:")]
-    new = [name for start in settle(machine).starts for name in start.devices if name.startswith("cpu:")]
-    assert not new or len(taken) + len(new) <= slots
-    assert not set(new) & set(taken) and max(Counter(new).values(), default=1) == 1
-    assert set(new) <= {f"cpu:{i}" for i in range(slots)}
 
 
 @given(machines())
@@ -347,18 +333,7 @@ def test_nobody_is_passed_by_a_later_job_of_its_kind(machine):
             assert len(free_rooms(machine, decision, need)) < (first.gpus or 1)
 
 
-@given(machines())
-def test_like_jobs_start_in_their_order(machine):
-    decision = settle(machine)
-    late: dict = {}
-    for j in machine[0]:
-        if not j.after and not j.not_before:
-            waits = late.setdefault((j.gpus, j.memory), False) or j.id in decision.reasons
-            assert not (late[j.gpus, j.memory] and j.id in starts(decision))
-            late[j.gpus, j.memory] = waits
-
-
-@given(machines(), st.randoms(use_true_random=False))
+@given(machines(), st.integers(0, 999).map(Random))
 def test_the_order_in_which_gpus_and_running_jobs_are_told_changes_no_start(machine, random):
     waiting, running, cards, *rest = machine
     shuffled = waiting, random.sample(running, len(running)), random.sample(cards, len(cards)), *rest

@@ -94,7 +94,7 @@ class Night:
         server = web.Server(self.store, self.port, self.state_of)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        self.port = server.server_address[1]
+        self.server, self.port = server, server.server_address[1]
         try:
             yield server.url
         finally:
@@ -158,7 +158,7 @@ def test_a_limit_keeps_the_newest_and_the_job_that_is_looked_at(night):
     done = [row["id"] for row in body["jobs"] if row["state"] == "old_runs"]
     assert done == ["j159", "j158", "j157", "j156", "j155", "j100"] and body["counts"]["old_runs"] == 60
     assert [row["id"] for row in body["jobs"]][:4] == ["j3", "j4", "j5", "j2"]
-    assert night.ask("/api/state?limit=many")[0] == 400
+    assert night.ask("/api/state?limit=many")[1]["jobs"] == night.ask("/api/state")[1]["jobs"]
 
 
 def test_one_look_serves_every_tab(night, monkeypatch):
@@ -191,9 +191,10 @@ def test_the_tail_of_a_log(night):
     status, body, answer = night.ask("/api/log?id=j3")
     assert status == 200 and body == b"first line\nsecond \xe2\x9c\x93\nthird" and answer.headers["X-Log-Size"] == "27"
     assert answer.headers["Content-Type"].startswith("text/plain")
-    assert night.ask("/api/log?id=j3&bytes=20")[1] == b"second \xe2\x9c\x93\nthird"
     assert night.ask("/api/log?id=daemon")[1] == b"started j3\n"
-    assert night.ask("/api/log?id=j3&bytes=-5")[0] == 400
+    (night.folder / "daemon.log").write_text("one line\n" * 10_000)
+    status, body, answer = night.ask("/api/log?id=daemon")
+    assert body == b"one line\n" * (65536 // 9) and answer.headers["X-Log-Size"] == "90000"
     assert night.ask("/api/log?id=j4")[:2] == (404, {"error": "j4 has no log yet"})
 
 
@@ -217,49 +218,19 @@ def test_a_tail_is_whole_lines_of_the_end(tmp_path_factory, data, size):
 
 def test_curves_are_flat_and_tolerant(night):
     night.epochs({"epoch": 1, "train": {"loss": 2.5, "acc": 0.1}, "val": None, "lr": {"head": 0.01}, "seconds": 3},
-                 {"epoch": 2, "train": {"loss": float("nan")}, "val": {"loss": 2}, "changed": {"a.b": [1, 2]}},
-                 "no JSON", "[1]", '{"epoch": Infinity}', {"epoch": 2, "train": {"loss": 2.25}}, '{"epoch": 3, "tra')
-    status, body, _ = night.ask("/api/curves?id=j3")
-    assert status == 200
-    assert body == [{"epoch": 1, "train/loss": 2.5, "train/acc": 0.1, "lr/head": 0.01},
-                    {"epoch": 2, "train/loss": 2.25}]
-    night.epochs({"epoch": 1, "train": {"loss": float("inf")}})
-    assert night.ask("/api/curves?id=j3")[1] == [{"epoch": 1, "train/loss": None}]
+                 {"epoch": 2, "train": {"loss": float("nan")}, "changed": {"a.b": [1, 2]}}, '{"epoch": 3, "tra')
+    assert night.ask("/api/curves?id=j3")[:2] == (200, [
+        {"epoch": 1, "train/loss": 2.5, "train/acc": 0.1, "lr/head": 0.01}, {"epoch": 2, "train/loss": None}])
     assert night.ask("/api/curves?id=j4")[:2] == (200, [])
-
-
-def test_many_epochs_are_thinned(night):
-    night.epochs(*({"epoch": n, "val": {"loss": n}} for n in range(1, 3002)))
-    _, body, _ = night.ask("/api/curves?id=j3")
-    numbers = [row["epoch"] for row in body]
-    assert len(numbers) == 500 and (numbers[0], numbers[-1]) == (1, 3001) and numbers == sorted(set(numbers))
-
-
-LINES = [b'{"epoch": 1}', b'{"epoch": "x"}', b'{"epoch": null}', b"[[", b'{"epoch": 2, "val": {"a": "b", "c": 1}}',
-         b"\xff"]
-
-
-@given(content=st.binary(max_size=120) | st.lists(st.sampled_from(LINES)).map(b"\n".join))
-def test_no_content_breaks_the_curves(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "log.jsonl"
-    path.write_bytes(content)
-    assert all(isinstance(row["epoch"], int) for row in web.curves(path))
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "NONSENSE"])
 def test_it_only_reads(night, method):
     status, body, answer = night.ask("/api/state", method)
-    assert status == 405 and answer.headers["Allow"] == "GET, HEAD" and "only reads" in body["error"]
+    assert status == 501 and method in body["error"] and answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_head_is_get_without_the_body(night):
-    status, body, answer = night.ask("/", "HEAD")
-    size = len((ROOT / "que" / "page.html").read_bytes())
-    assert status == 200 and body == b"" and answer.headers["Content-Length"] == str(size)
-
-
-@pytest.mark.parametrize("path", ["/index.html", "/api", "/api/", "/api/jobs", "/../web.py", "//api/state/x",
-                                  "/%2e%2e/", "/page.html", "/favicon.ico"])
+@pytest.mark.parametrize("path", ["/index.html", "/api/", "/../web.py", "/%2e%2e/", "/page.html"])
 def test_there_is_nothing_else(night, path):
     assert night.ask(path)[0] == 404
 
@@ -279,17 +250,16 @@ def test_nonsense_is_answered_and_the_server_lives_on(night):
         with socket.create_connection(("127.0.0.1", night.port), timeout=5) as connection:
             connection.sendall(line)
             connection.shutdown(socket.SHUT_WR)
-            assert re.search(rb'HTTP/1.1 4|"error"|505', connection.recv(4096))
+            assert re.search(rb'HTTP/1.0 4|"error"|505', connection.recv(4096))
     assert night.ask("/api/state")[0] == 200
 
 
-def test_a_used_port_and_a_foreign_host_are_mistakes(night):
+def test_a_used_port_and_none_at_all_are_mistakes(night):
     with pytest.raises(Mistake) as found:
         web.serve(night.store, night.port, night.state_of)
     assert "cannot listen" in found.value.wrong and str(night.port) in found.value.found and found.value.do
-    for port, host in ((0, "0.0.0.0"), (0, "::"), (0, "192.168.0.1"), (0, "example.org"), (70000, "127.0.0.1")):
-        with pytest.raises(Mistake):
-            web.serve(night.store, port, night.state_of, host)
+    with pytest.raises(Mistake):
+        web.serve(night.store, 70000, night.state_of)
 
 
 def test_serve_tells_where_and_ends_on_ctrl_c():
@@ -417,8 +387,11 @@ def test_the_jobs_appear_and_nothing_comes_from_elsewhere(page, night):
     assert page.complaints() == []
 
 
-@pytest.mark.slow
 def test_changes_appear_by_themselves(page, night):
+    quick = night.server.page.replace(b"EVERY = 2000", b"EVERY = 200")
+    night.server.page, night.server.headers = quick, web._headers(quick.decode())
+    page.call("/refresh")
+    page.until("document.querySelectorAll('.row').length > 0")
     page.js("window.same = document.querySelector('#cur_run .open')")
     page.js("document.querySelector('#cur_run .open').focus()")
     night.state["jobs"][0].update(epoch=4, step=0)
@@ -430,17 +403,14 @@ def test_changes_appear_by_themselves(page, night):
     assert page.js("document.querySelector('#cur_run .open') === window.same && document.activeElement === window.same")
     page.js("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     page.nudge()
-    time.sleep(0.2)
+    time.sleep(0.1)
     looks = night.looks
-    time.sleep(2.2)
+    time.sleep(0.4)
     assert night.looks == looks
     page.js("delete document.hidden")
     page.nudge()
-    page.until("document.title === '2 running, 1 queued'")
-    deadline = time.monotonic() + 5
-    while night.looks == looks:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    night.state["daemon"].update(note="seen again")
+    page.until("document.querySelector('#banners').innerText.includes('seen again')")
 
 
 def test_a_click_opens_log_and_curves(page, night):
@@ -491,7 +461,6 @@ def test_a_log_is_followed_at_its_end_and_left_alone_above(page, night):
 
 def test_it_says_that_the_server_is_gone_and_comes_back(browser, tmp_path, monkeypatch):
     monkeypatch.setattr(web, "KEPT", 0.0)
-    monkeypatch.setattr(web.Handler, "protocol_version", "HTTP/1.0")  # so that no open connection outlives the server
     found = Night(tmp_path)
     with found.served() as url:
         browser.call("/url", {"url": url})
