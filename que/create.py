@@ -173,7 +173,8 @@ def place_runs(store: Store, drafts: list[Job], enumerate_run: bool) -> None:
         if other and other.state in ("to_run", "cur_run", "held"):
             raise Mistake(f"{other.id} in {other.state} is this experiment already", draft.run,
                           "-ee writes to a new run folder")
-        if not draft.recover and (Path(draft.run) / "status.json").exists():
+        anew = draft.recover or "-ec" in draft.options or "--enum_chck" in draft.options
+        if not anew and (Path(draft.run) / "status.json").exists():
             raise Mistake("this experiment has run before", draft.run,
                           "-r goes on with it, -ee writes to a new run folder, `que add` files it as finished")
         known[draft.run] = draft

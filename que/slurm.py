@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from que import commands, disk
+from que import commands, disk, worker
 from que.errors import DONE, INTERRUPTED, MISTAKE, NON_FINITE, NOTHING, OUT_OF_MEMORY, Changed, Mistake
 from que.job import Job
 from que.store import Store
@@ -265,7 +265,7 @@ def _ended(store: Store, job: Job) -> None:
         job.attempts[-1].update(stage=job.stage, ended=end.ended, cause=cause, reason=reason)
         job.slurm.pop("gone", None)
 
-    store.update(job.id, close, "fail_runs" if end.code else "old_runs", only=(job.state,))
+    worker.hook(store, store.update(job.id, close, "fail_runs" if end.code else "old_runs", only=(job.state,)))
 
 
 def _judged(job: Job, end: End) -> tuple[str, str]:

@@ -48,7 +48,7 @@ class Worker:
         self.mark = commands.mark_of(job_id, store.folder)
         self.stopping = ""
         self.ladder: procs.Ladder | None = None
-        self._measured, self._missed = 0.0, 0
+        self._measured, self._missed, self._peak = 0.0, 0, 0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -148,8 +148,11 @@ class Worker:
         with contextlib.suppress(Mistake):  # GPUs or a disk that do not answer now do so later
             used = max((sum(size for pid, size in gpu.used_by.items() if pid in mine) for gpu in gpus.read_gpus()),
                        default=0)
-            if used > 1.02 * self.job.peak:
-                self.job = self.store.update(self.job.id, lambda job: vars(job).update(peak=used), only=("cur_run",))
+            self._peak = max(used, self._peak)
+            whole = self.told.get("epoch") or self.job.stage == "test"  # before, most of it is still to come
+            if whole and self._peak > 1.02 * self.job.peak:
+                self.job = self.store.update(self.job.id, lambda job: vars(job).update(peak=self._peak),
+                                             only=("cur_run",))
 
     # --- how it ended
 
@@ -305,28 +308,33 @@ class Worker:
         if self.job.peak and end.cause == "done":
             with contextlib.suppress(Storage):  # another run of the kind is measured anyway
                 gpus.learn(self.store.folder, self.job, self.job.peak)
-        if self.job.state in ("old_runs", "fail_runs") and self.settings["hook"]:
-            self._hook()
-
-    def _hook(self) -> None:
-        """Whatever a person wants to be told with. Its failure is theirs to see in the log, and nothing else."""
-        content = json.dumps({**json.loads(self.job.to_json()), "state": self.job.state,
-                              "status": commands.status(self.job)})
-        try:
-            ran = subprocess.run(self.settings["hook"], shell=True, input=content.encode(), timeout=60,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            said = f"hook: exit code {ran.returncode} {ran.stdout.decode(errors='replace').strip()}"
-        except (OSError, subprocess.TimeoutExpired) as error:
-            said = f"hook: {error}"
-        self._say(said)
+        hook(self.store, self.job)
 
     def _say(self, text: str) -> None:
-        """A line of the que's own in the job's log."""
-        try:
-            with open(self.store.log(self.job.id), "ab") as file:
-                file.write(f"[que {datetime.now():%Y-%m-%d %H:%M:%S}] {self.job.id} {text}\n".encode())
-        except OSError as error:  # a full disk must not end the job
-            procs.say(f"{self.job.id} {text} ({error.strerror})")
+        note(self.store, self.job, text)
+
+
+def note(store: Store, job: Job, text: str) -> None:
+    """A line of the que's own in a job's log."""
+    try:
+        with open(store.log(job.id), "ab") as file:
+            file.write(f"[que {datetime.now():%Y-%m-%d %H:%M:%S}] {job.id} {text}\n".encode())
+    except OSError as error:  # a full disk must not end the job
+        procs.say(f"{job.id} {text} ({error.strerror})")
+
+
+def hook(store: Store, job: Job) -> None:
+    """What a person wants to be told with when a job has ended. Its failure is theirs to see in the log."""
+    command = settings.load(store.folder)["hook"]
+    if not command or job.state not in ("old_runs", "fail_runs"):
+        return
+    content = json.dumps({**json.loads(job.to_json()), "state": job.state, "status": commands.status(job)})
+    try:
+        ran = subprocess.run(command, shell=True, input=content.encode(), timeout=60, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT)
+        note(store, job, f"hook: exit code {ran.returncode} {ran.stdout.decode(errors='replace').strip()}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        note(store, job, f"hook: {error}")
 
 
 def last_line(log: Path) -> str:

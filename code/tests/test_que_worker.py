@@ -204,10 +204,15 @@ def test_no_room_to_write(store, monkeypatch, capsys):
     assert store.find(of.job.id).state == "fail_runs" and capsys.readouterr().out.count("trying again") == 3
 
 
-def test_a_full_disk_does_not_end_the_measuring(store, monkeypatch):
-    of = make(store, claim={"devices": ["GPU-0"]})
+def test_the_peak_is_told_after_the_first_epoch(store, monkeypatch):
+    """Before it most of the memory is still to be taken: the declared share stays the job's. A full disk ends nothing."""
+    of, epoch = make(store, claim={"devices": ["GPU-0"]}), {"started": 5.0, "epoch": 0}
+    monkeypatch.setattr(commands, "status", lambda job: epoch)
     monkeypatch.setattr(gpus, "read_gpus", lambda: [gpus.Gpu("GPU-0", 0, "fake", 10, 5, {1: 3, 2: 2, 9: 9})])
     monkeypatch.setattr(procs, "marked", lambda mark: [1, 2])
+    of.measure()
+    assert store.find(of.job.id).peak == 0
+    epoch["epoch"], of._measured = 1, 0
     with monkeypatch.context() as patch:
         patch.setattr(store, "update", lambda *a, **k: (_ for _ in ()).throw(Storage("full")))
         of.measure()
