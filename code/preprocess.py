@@ -4,6 +4,8 @@
     python preprocess.py -as asl100 -ve                    data/WLASL/splits/asl100.json, WLASL2000/*.mp4
     python preprocess.py -as asl100 asl300 --store jpeg    and writes every clip's frames once, to load faster
     python preprocess.py -as mine --annotations mine.json --videos ~/clips    any WLASL-form file, any folder
+    python preprocess.py -ds PHOENIX2014T -ve              sentences: data/PHOENIX-2014-T -> data/SENTENCES/phoenix2014t
+    python preprocess.py -ds PHOENIX2014 -as phoenix2014 --videos phoenix-2014-videos.zip    frames in a zip
 
 No bad video ends it: report.json lists every clip that is left out, and why. Beside it lie the labels, the
 class list, contact_sheet.png and statistics.png. Nor does a bad split cost the others. Stop it at any time: the
@@ -25,15 +27,21 @@ from slr.errors import Interrupted, Mistake, NothingToTrainOn
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = p.add_argument
-    add("-as", "--asl_split", nargs="+", required=True, metavar="SPLIT", help="asl100, demo, ...")
+    add("-as", "--asl_split", nargs="+", default=[], metavar="SPLIT", help="asl100, demo, phoenix2014, ...")
+    add("-ds", "--dataset", choices=("WLASL", *paths.SENTENCE_DATA), help="what SPLIT is of, if its name does not tell")
     add("-ve", "--verbose", action="store_true", help="name every left-out and duplicate clip")
     add("--annotations", type=Path, metavar="FILE",
-        help="copied to data/WLASL/splits/SPLIT.json: WLASL's list, nslt json, or a folder of older labels")
-    add("--videos", type=Path, metavar="FOLDER", help="where the videos are, if not in WLASL2000")
+        help="copied to data/WLASL/splits/SPLIT.json: WLASL's list, nslt json, or a folder of older labels; "
+             "of sentences: a folder or file with csv, npy, pickles or STM, read where it is")
+    add("--videos", type=Path, metavar="FOLDER",
+        help="where the videos are, if not in WLASL2000; of sentences: frames or videos, or a zip of frames")
+    add("--frames", default="", metavar="LAYOUT", help="sentences: features/fullFrame-256x256px/{set}/{id}/1/*.png")
+    add("--no_frames", action="store_true", help="sentences: glosses and text alone, or for extracted features")
     add("--store", choices=("video", "jpeg", "raw"), default="video", help="write a frame store as well")
     add("--crop", choices=("box", "frame"), default="box", help="store: the person's box, or the frame")
     add("--short_side", type=_positive, default=256, metavar="PIXELS", help="store: 256; never enlarged")
-    add("--verify", action="store_true", help="store: hash what is there, write damaged clips anew")
+    add("--verify", action="store_true",
+        help="store: hash what is there, write damaged clips anew; sentences: decode every frame")
     add("--workers", type=int, metavar="N", help="processes; default: one a core, at most 8; 0: none")
     add("--limit", type=_positive, default=0, metavar="N", help="only N clips of each set")
     add("--dry_run", action="store_true", help="look at everything, write nothing")
@@ -50,7 +58,10 @@ def _positive(text: str) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """What the options cannot mean together."""
+    """What the options cannot mean together. Without SPLIT it is the data set's own name."""
+    if not args.asl_split and not args.dataset:
+        raise Mistake("no SPLIT", "neither -as nor -ds was given", "say -as asl100, or -ds PHOENIX2014T")
+    args.asl_split = args.asl_split or [args.dataset.lower()]
     for split in args.asl_split:
         if not re.fullmatch(r"\w[\w.+-]*", split):
             raise Mistake("SPLIT is no name of a split", repr(split), "give a name such as asl100")
@@ -59,6 +70,25 @@ def check(args: argparse.Namespace) -> None:
                       "run it once for each")
     if args.workers is not None and args.workers < 0:
         raise Mistake("--workers is no number of processes", str(args.workers), "give 0 or more")
+    check_kind(args)
+
+
+def dataset_of(split: str, args: argparse.Namespace) -> str:
+    """The data set: as -ds says, else the one that the split is called after, else WLASL."""
+    named = split.upper().replace("-", "_")
+    return args.dataset or (named if named in paths.SENTENCE_DATA else "WLASL")
+
+
+def check_kind(args: argparse.Namespace) -> None:
+    """Options of clips that mean nothing for sentences, and the other way round."""
+    kinds = {dataset_of(split, args) == "WLASL" for split in args.asl_split}
+    if False in kinds and args.store != "video":
+        raise Mistake("sentences have no frame store", f"--store {args.store}", "their frames are read where they are")
+    if True in kinds and (args.frames or args.no_frames):
+        raise Mistake("--frames and --no_frames are of sentences", f"-as {' '.join(args.asl_split)} is of WLASL",
+                      "leave them out, or say what it is of: -ds PHOENIX2014")
+    if args.no_frames and (args.frames or args.videos):
+        raise Mistake("--no_frames looks for no frames", "but --frames or --videos was given", "leave one of them out")
 
 
 def bar(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
@@ -81,6 +111,48 @@ def draw_demo(root: Path, split: str, args: argparse.Namespace) -> bool:
 
 
 def prepare_split(split: str, root: Path, args: argparse.Namespace) -> None:
+    dataset = dataset_of(split, args)
+    if dataset == "WLASL":
+        prepare_clips(split, root, args)
+    else:
+        prepare_sentences(split, dataset, root, args)
+
+
+def prepare_sentences(split: str, dataset: str, root: Path, args: argparse.Namespace) -> None:
+    from slr.datasets import sentences_prepare as prepare
+    place, folder = paths.sentence_data(root, dataset), paths.sentences(root, split)
+    annotations, frames = args.annotations or place, None if args.no_frames else args.videos or place
+    for path in filter(None, (annotations, frames)):
+        if not path.exists():
+            raise Mistake(f"no data for {split}", f"{paths.shown(path)} is missing",
+                          "put it there, or name its places: --annotations FOLDER --videos FOLDER")
+    source = prepare.read_source(annotations)
+    if not args.dry_run and not args.replace:
+        prepare.guard(folder, source, args.limit, bool(frames))
+    print(f"{split}: {source.form} in {paths.shown(annotations)}, " +
+          (f"frames in {paths.shown(frames)}" if frames else "without frames"))
+    prepared = prepare.prepare(split, source, frames, layout=args.frames, workers=args.workers, limit=args.limit,
+                               thorough=args.verify, progress=bar, root=root)
+    print(prepare.details(prepared.report) if args.verbose else "", end="")
+    print(prepare.summary(prepared.report))
+    if not any(sentence.set == "train" for sentence in prepared.sentences):
+        raise NothingToTrainOn(f"no training sentence of {split} can be used", found_reasons(prepared.report),
+                               "mend that (-ve names the sentences); nothing was written")
+    if not args.dry_run:
+        write_sentences(prepared, folder)
+
+
+def write_sentences(prepared: Any, folder: Path) -> None:
+    from slr.datasets import sentences_pictures as pictures
+    from slr.datasets import sentences_prepare as prepare
+    prepare.write_prepared(prepared, folder)
+    pictures.contact_sheet(prepared, folder / "contact_sheet.png")
+    pictures.statistics_sheet(prepared, folder / "statistics.png")
+    print(f"{paths.shown(folder)}: train.jsonl, dev.jsonl, test.jsonl, vocabulary.txt, report.json, contact_sheet.png, "
+          "statistics.png")
+
+
+def prepare_clips(split: str, root: Path, args: argparse.Namespace) -> None:
     from slr.datasets import wlasl
     from slr.datasets import wlasl_prepare as prepare
     drawn = draw_demo(root, split, args)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configfiles"
 HOME = Path(os.environ.get("SLR_HOME") or ROOT)  # relative paths start here: for a copy of the code, where it came from
 SETS = ("train", "val", "test")
+SENTENCE_DATA = {"PHOENIX2014": "PHOENIX-2014", "PHOENIX2014T": "PHOENIX-2014-T", "CSL_DAILY": "CSL-Daily"}
 
 
 def data_root(override: str = "") -> Path:
@@ -52,6 +53,16 @@ def labels(root: Path, split: str) -> Path:
 def store(root: Path, kind: str, split: str) -> Path:
     """The frame store of a split; kind is `jpeg` or `raw`."""
     return root / "WLASL" / "preprocessed" / "store" / split / kind
+
+
+def sentence_data(root: Path, dataset: str) -> Path:
+    """What you get of a data set of sentences: annotations and frames, unpacked in whatever folders."""
+    return root / SENTENCE_DATA[dataset]
+
+
+def sentences(root: Path, split: str) -> Path:
+    """What preprocess.py writes of a split of sentences."""
+    return root / "SENTENCES" / split
 
 
 @dataclass(frozen=True)
