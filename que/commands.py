@@ -10,6 +10,9 @@ from que.job import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("SLR_DATA", "SLR_RUNS", "WANDB_MODE")  # of the environment in which a job was created; no secrets
+_NUMBERS = ("epoch", "epochs", "step", "steps", "eta_s", "peak_memory")
+_KINDS: dict[str, Any] = {**dict.fromkeys(_NUMBERS, int | float | None),
+                          "best": dict | None, "pids": list, "exit_code": int | None}  # of status.json
 TOLD = ("epoch", "epochs", "best", "wandb_url", "peak_memory")  # of status.json, kept with a job that has ended
 MARK = "QUE_JOB"  # in the environment of every process of a job, however deep: <state folder>#<id>
 
@@ -66,10 +69,10 @@ def mark_of(job_id: str, state: Path) -> str:
     return f"{state}#{job_id}"
 
 
-def status(job: Job, since: float = 0.0) -> dict[str, Any]:
-    """status.json of the run, where it was written after `since`; {} where there is none."""
+def status(job: Job) -> dict[str, Any]:
+    """status.json of the run, without what is not of its kind; {} where there is none."""
     content = read_json(Path(job.run) / "status.json") if job.run else {}
-    return content if (content.get("updated") or content.get("started") or 0) >= since else {}
+    return {key: value for key, value in content.items() if isinstance(value, _KINDS.get(key, object))}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -75,12 +75,11 @@ def own_config(job: Job, live: bool) -> list[str]:
     """The options without `-c FILE`, since the job keeps what that file said; a live job keeps its place."""
     kept, words = list[str](), iter(job.options)
     for word in words:
-        name, equals, value = word.partition("=")
-        if name not in ("-c", "--config_path"):
+        given = re.fullmatch(r"(?:-c|--config_path)(?:=(.*))?|-c(.+)", word)
+        if not given:
             kept.append(word)
-            continue
-        file = value if equals else next(words, "")
-        kept += [name, str(Path(file).resolve())] if live else []
+        elif (file := given[1] or given[2] or next(words, "")) and live:
+            kept += ["-c", str(Path(file).resolve())]
     return kept
 
 
@@ -104,10 +103,10 @@ def sweep(seeds: str | None, keys: list[str]) -> Iterator[list[str]]:
         spans = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in seeds.split(",")]
         if not all(spans):
             raise Mistake("these are no seeds", repr(seeds), "give them as 1-5 or 1,3,8")
-        numbers = [n for span in spans if span for n in range(int(span[1]), int(span[2] or span[1]) + 1)]
-        if not numbers:
-            raise Mistake("these are no seeds", repr(seeds), "give the lower one first")
-        axes.append([("--seed", str(number)) for number in numbers])
+        ranges = [range(int(span[1]), int(span[2] or span[1]) + 1) for span in spans if span]
+        if not 0 < sum(map(len, ranges)) <= 1000:
+            raise Mistake(f"these are {sum(map(len, ranges))} seeds", repr(seeds), "give 1 to 1000, lower ones first")
+        axes.append([("--seed", str(number)) for numbers in ranges for number in numbers])
     for text in keys:
         key, equals, values = text.partition("=")
         if not equals or "." not in key:

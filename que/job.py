@@ -112,7 +112,7 @@ def from_json(text: str | bytes) -> Job:
         job = Job(**content)
     for name, kind in _INSIDE.items():
         inside = content.get(name)
-        if inside and not all(isinstance(x, kind) for x in (inside.values() if type(inside) is dict else inside)):
+        if inside and {*map(type, inside.values() if type(inside) is dict else inside)} != {kind}:
             raise ValueError(f"{name} is {inside!r}")
     if not re.fullmatch(r"j[1-9]\d{0,14}", job.id) or not abs(job.order) < 1 << 50:
         raise ValueError(f"id is {job.id!r} and order {job.order}")

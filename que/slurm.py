@@ -200,7 +200,7 @@ def queue() -> list[Entry]:
 
 def sync(store: Store) -> list[str]:
     """Move the job files to where Slurm says they belong; warnings. Nothing moves while Slurm does not answer."""
-    jobs = [job for job in store.jobs("to_run", "cur_run", "held") if job.slurm]  # first: then squeue knows them all
+    jobs = [job for job in store.jobs() if job.slurm and job.state in ("to_run", "cur_run", "held")]  # before squeue
     if not jobs:
         return []
     try:
@@ -275,7 +275,8 @@ def _judged(job: Job, end: End) -> tuple[str, str]:
     cause, why = CAUSES.get(end.code, "crashes"), ""
     if end.code in (-1, INTERRUPTED) or end.code > 128:  # the script and its children were killed, or told to end
         cause, why = _slurm_says(job.slurm["job"], cause)
-    told = commands.status(job, end.begun).get("reason") if end.stage == "train" else ""
+    status = commands.status(job)
+    told = status.get("reason") if end.stage == "train" and (status.get("updated") or 0) >= end.begun else ""
     if end.code == -1:
         return cause, why or "Slurm no longer has it, and it left no word: see its log"
     return cause, "; ".join(text for text in (

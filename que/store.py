@@ -36,6 +36,7 @@ class Store:
     def __init__(self, folder: Path):
         self.folder, self.warnings = folder, list[str]()
         self._cache: dict[str, tuple[tuple[int, int] | None, Job]] = {}  # what `jobs` read last
+        self._lists: dict[tuple, list[Job]] = {}  # by states and the times at which their folders last changed
         with disk.explained(folder):
             if not all((folder / name).is_dir() for name in FOLDERS):
                 for name in FOLDERS:
@@ -47,10 +48,17 @@ class Store:
         """The jobs of these states (default: all but the trash), each state in order."""
         states = states or STATES
         with disk.lock(self.folder / "lock", shared=True):
+            version = tuple(os.stat(self.folder / state).st_mtime for state in LOOKED_AT)
+            if (version, states) in self._lists:  # every change is a rename into a folder or out of it
+                return list(self._lists[version, states])
             places = self._places()
         found = (self._read(state, name) or self._unmoved(name.removesuffix(".json"), states)
                  for name, state in places.items() if state in states)
-        return sorted((job for job in found if job), key=_place)
+        listed = sorted((job for job in found if job), key=_place)
+        if time.time() - max(version) > 0.1:  # as in _read
+            self._lists = {key: jobs for key, jobs in self._lists.items() if key[0] == version}
+            self._lists[version, states] = listed
+        return list(listed)
 
     def find(self, job_id: str) -> Job:
         job = self._get(job_id) or self._unmoved(job_id)
@@ -217,7 +225,7 @@ class Store:
             version = (facts.st_ino, facts.st_mtime_ns)
             known, job = self._cache.get(path, (None, None))
             if fresh or known != version or not job:
-                job = _parsed(path, facts)
+                job = _parsed(path, name, facts)
                 # Two changes within one tick of the file system's clock look alike: a young file is read again.
                 settled = not fresh and time.time() - facts.st_mtime > 0.1
                 self._cache[path] = version if settled else None, job
@@ -280,12 +288,12 @@ class Store:
         return numbers["order"]
 
 
-def _parsed(path: str, facts: os.stat_result) -> Job:
+def _parsed(path: str, name: str, facts: os.stat_result) -> Job:
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(0, "it is no file")
     with open(path, "rb", buffering=0) as file:
         job = from_json(file.read())
-    if f"{job.id}.json" != os.path.basename(path):
+    if f"{job.id}.json" != name:
         raise ValueError(f"it holds {job.id}")
     return job
 

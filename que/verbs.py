@@ -413,6 +413,8 @@ def do_load(store: Store, args: Namespace) -> Answer:
                 file(parent)
         job.after, job.claim, job.request, job.slurm = [ids.get(i, i) for i in job.after], {}, "", {}
         job.recover = job.recover or (state == "cur_run" and job.stage == "train")
+        if job.snapshot and not commands.home(job, store.folder).is_dir():
+            job.snapshot, job.note = "", f"{job.note} (with the code as it is: its own was not saved)".strip()
         added.extend(store.add(job, state="to_run" if state == "cur_run" else state,
                                prepare=lambda j: create.keep_config(store, j, text)))
         ids[old] = job.id
