@@ -66,11 +66,13 @@ quick: lint  ## the same without the slow tests
 nightly: test  ## every test, the whole demo from nothing, and the benchmarks
 	rm -rf build/nightly
 	SLR_DATA=build/nightly/data SLR_RUNS=build/nightly/runs $(MAKE) demo
+	if command -v slurmctld >/dev/null; then QUE_TEST_SLURM=1 $(PY) -m pytest code/tests/test_que_slurm.py -k real; fi
 	$(MAKE) bench
 
-bench: $(INSTALLED)  ## the benchmarks of loader and training step
+bench: $(INSTALLED)  ## the benchmarks of loader, training step and que
 	$(PY) code/benchmarks/loader.py
 	$(PY) code/benchmarks/train_step.py
+	$(PY) code/benchmarks/que_latency.py
 
 clean:  ## remove caches and build leftovers; data/ and runs/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis code/.hypothesis code/*.egg-info *.egg-info

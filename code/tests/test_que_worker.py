@@ -205,7 +205,7 @@ def test_no_room_to_write(store, monkeypatch, capsys):
 
 
 def test_the_peak_is_told_after_the_first_epoch(store, monkeypatch):
-    """Before it most of the memory is still to be taken: the declared share stays the job's. A full disk ends nothing."""
+    """Before it most of the memory is still to be taken: the declared share stays. A full disk ends nothing."""
     of, epoch = make(store, claim={"devices": ["GPU-0"]}), {"started": 5.0, "epoch": 0}
     monkeypatch.setattr(commands, "status", lambda job: epoch)
     monkeypatch.setattr(gpus, "read_gpus", lambda: [gpus.Gpu("GPU-0", 0, "fake", 10, 5, {1: 3, 2: 2, 9: 9})])
