@@ -107,7 +107,7 @@ def _take_out(store: Store, job: Job, to: str) -> Job:
     """Move a job that nobody runs."""
     _not_slurms(job)
     if job.state == "cur_run" and (to not in ("to_run", "held") or not daemon.abandoned(store, job)):
-        raise Mistake(f"{job.id} runs", job.title, f"`que cancel {job.id}` or `que pause {job.id}` first")
+        raise Mistake(f"{job.id} is in cur_run", job.title, f"`que cancel {job.id}` or `que pause {job.id}` first")
     left = job.state == "cur_run"
     return store.update(job.id, lambda j: vars(j).update(claim={}, request="", recover=j.recover or left), to,
                         (job.state,))
