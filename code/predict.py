@@ -105,6 +105,9 @@ def answer(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
 
     model, split, exp_no = args.experiment or (None, None, None)
     trained = find_trained(model, split, exp_no, args.checkpoint)
+    if trained.config.experiment.task != "isolated":
+        raise Mistake("this model does not name single signs", f"its task is {trained.config.experiment.task}",
+                      "give one of isolated signs")
     with memory_explained(ADVICE):
         task, runtime = rebuild(trained, args.device, seed=42)
     answers, code = [], errors.DONE

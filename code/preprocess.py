@@ -1,6 +1,7 @@
 """Check the videos of a split and write the labels that training reads. Run it once for every split:
 
     python preprocess.py -as demo                          draws the built-in data first (demo50: fifty signs)
+    python preprocess.py -as demo_continuous               draws the built-in sentences
     python preprocess.py -as asl100 -ve                    data/WLASL/splits/asl100.json, WLASL2000/*.mp4
     python preprocess.py -as asl100 asl300 --store jpeg    and writes every clip's frames once, to load faster
     python preprocess.py -as mine --annotations mine.json --videos ~/clips    any WLASL-form file, any folder
@@ -22,6 +23,8 @@ from typing import Any
 
 from slr import errors, paths
 from slr.errors import Interrupted, Mistake, NothingToTrainOn
+
+DRAWN_SENTENCES = "demo_continuous"  # how the built-in splits of sentences are called
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +79,8 @@ def check(args: argparse.Namespace) -> None:
 def dataset_of(split: str, args: argparse.Namespace) -> str:
     """The data set: as -ds says, else the one that the split is called after, else WLASL."""
     named = split.upper().replace("-", "_")
-    return args.dataset or (named if named in paths.SENTENCE_DATA else "WLASL")
+    drawn = split.startswith(DRAWN_SENTENCES) and not (args.annotations or args.videos)
+    return args.dataset or ("SYNTHETIC" if drawn else named if named in paths.SENTENCE_DATA else "WLASL")
 
 
 def check_kind(args: argparse.Namespace) -> None:
@@ -110,6 +114,16 @@ def draw_demo(root: Path, split: str, args: argparse.Namespace) -> bool:
     return True
 
 
+def draw_sentences(root: Path, split: str, args: argparse.Namespace) -> Path:
+    """The built-in sentences: where they are."""
+    from slr.datasets import synthetic_sentences as drawn
+    if split not in drawn.SIZES:
+        raise Mistake("there are no such built-in sentences", split, f"there are {', '.join(drawn.SIZES)}")
+    if args.dry_run:
+        return root / "SYNTHETIC" / split
+    return drawn.draw(root, split, args.seed, workers=args.workers, progress=sys.stderr.isatty())
+
+
 def prepare_split(split: str, root: Path, args: argparse.Namespace) -> None:
     dataset = dataset_of(split, args)
     if dataset == "WLASL":
@@ -120,14 +134,15 @@ def prepare_split(split: str, root: Path, args: argparse.Namespace) -> None:
 
 def prepare_sentences(split: str, dataset: str, root: Path, args: argparse.Namespace) -> None:
     from slr.datasets import sentences_prepare as prepare
-    place, folder = paths.sentence_data(root, dataset), paths.sentences(root, split)
+    drawn, folder = dataset == "SYNTHETIC", paths.sentences(root, split)
+    place = draw_sentences(root, split, args) if drawn else paths.sentence_data(root, dataset)
     annotations, frames = args.annotations or place, None if args.no_frames else args.videos or place
     for path in filter(None, (annotations, frames)):
         if not path.exists():
             raise Mistake(f"no data for {split}", f"{paths.shown(path)} is missing",
                           "put it there, or name its places: --annotations FOLDER --videos FOLDER")
     source = prepare.read_source(annotations)
-    if not args.dry_run and not args.replace:
+    if not args.dry_run and not args.replace and not drawn:  # drawn data has one maker: its labels follow it
         prepare.guard(folder, source, args.limit, bool(frames))
     print(f"{split}: {source.form} in {paths.shown(annotations)}, " +
           (f"frames in {paths.shown(frames)}" if frames else "without frames"))

@@ -41,6 +41,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     partial.add_argument("-bg", "--bar_graph", action="store_true", help="precision, recall and F1 of each class")
     partial.add_argument("-cm", "--confusion_matrix", action="store_true")
     partial.add_argument("-hm", "--heatmap", action="store_true")
+    partial.add_argument("-al", "--alignment", action="store_true", help="of a few sentences: glosses over frames")
     partial.add_argument("-dy", "--display", action="store_true", help="show the graphs (without a display: save them)")
     compare = modes.add_parser("compare", help="the paired test of two runs on the same clips")
     compare.add_argument("runs", nargs=2, metavar="RUN", help="MODEL/SPLIT/EXP_NO, a run folder, or a predictions.csv")
@@ -107,8 +108,9 @@ def open_subject(args: argparse.Namespace) -> tuple[Trained, Any, Any]:
     return subject, task, runtime
 
 
-def run_set(task: Any, runtime: Any, config: Config, part: str, **options: Any) -> list[dict[str, Any]]:
-    """The records of one set."""
+def run_set(task: Any, runtime: Any, config: Config, part: str,
+            **options: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """(The means of the losses, the records) of one set."""
     from slr import engine
 
     task.vary(**options)
@@ -116,7 +118,7 @@ def run_set(task: Any, runtime: Any, config: Config, part: str, **options: Any) 
     try:
         with engine.memory_explained(ADVICE):
             return engine.evaluate(task, loader, runtime, dtype=runtime.precision(config.training.precision),
-                                   bar=sys.stderr.isatty(), decode=True)[1]
+                                   bar=sys.stderr.isatty(), decode=True)
     finally:
         loader.close()
 
@@ -126,22 +128,26 @@ def full(args: argparse.Namespace) -> int:
     subject, task, runtime = open_subject(args)
     label = label_of(args, subject)
     trained = subject.content.get("metrics", {}).get("val") or {}
+    figure, percent = task.headline
     result: dict[str, Any] = {
         "check_name": "best_val" if subject.name == "best" else subject.name,
-        "best_val_acc": 100 * trained["acc"] if "acc" in trained else None, "best_val_loss": trained.get("loss")}
+        f"best_val_{figure}": percent * trained[figure] if figure in trained else None,
+        "best_val_loss": trained.get("loss")}
     made: list[Path] = []
     for name, (part, options) in task.passes.items():
         if not task.size(part):
             _no_set(part)
             result[name] = None
             continue
-        records = run_set(task, runtime, subject.config, part, **options, **({"seed": args.seed} if options else {}))
+        means, records = run_set(task, runtime, subject.config, part, **options,
+                                 **({"seed": args.seed} if options else {}))
         result[name] = task.score(records)
         print(f"\n{name}: {task.summary(records)}")
         if name == part:
             graphs = {} if part == "test" else {"graphs": ()}
             made += task.report(records, subject.results, f"{label}_{part}", **graphs)
-    _compare_with_training(result, trained)
+        if name == "val":
+            _compare_with_training(task, means, trained)
     file = subject.results / (f"{label}_val_loss.json" if subject.name == "best" else f"{label}.json")
     write_json(file, result)
     print(json.dumps(result, indent=1))
@@ -155,16 +161,16 @@ def _no_set(part: str) -> None:
     print("note: there is no validation set: best is the last epoch, CompRes.val is null", file=sys.stderr)
 
 
-def _compare_with_training(result: dict[str, Any], trained: dict[str, float]) -> None:
+def _compare_with_training(task: Any, found: dict[str, float], trained: dict[str, float]) -> None:
     """Training and testing must agree on the validation set: the reason why a CompRes holds it twice."""
-    val = result.get("val")
-    if not val or not trained:
+    if not trained:
         return
-    accuracy, loss = 100 * val["top_k_per_instance_acc"]["top1"], val["average_loss"]
-    if abs(accuracy - result["best_val_acc"]) > 0.5 or abs(loss - trained["loss"]) > 0.01 * max(1.0, trained["loss"]):
-        print(f"warning: training reported {result['best_val_acc']:.2f} % and loss {trained['loss']:.4f} on the "
-              f"validation set, testing finds {accuracy:.2f} % and {loss:.4f}: the data, the settings or the "
-              "precision differ", file=sys.stderr)
+    (name, percent), (loss, before) = task.headline, (found["loss"], trained["loss"])
+    figures = [percent * figures[name] for figures in (trained, found)]
+    if abs(figures[1] - figures[0]) > 0.5 or abs(loss - before) > 0.01 * max(1.0, before):
+        print(f"warning: training reported {figures[0]:.2f} % and loss {before:.4f} on the validation set, testing "
+              f"finds {figures[1]:.2f} % and {loss:.4f}: the data, the settings or the precision differ",
+              file=sys.stderr)
 
 
 def partial(args: argparse.Namespace) -> int:
@@ -176,7 +182,7 @@ def partial(args: argparse.Namespace) -> int:
     subject, task, runtime = open_subject(args)
     if not task.size(args.set):
         raise Mistake(f"the {args.set} set is empty", "0 clips", "see report.json of preprocess.py")
-    records = run_set(task, runtime, subject.config, args.set, shuffle=args.shuffle_frames, seed=args.seed)
+    _, records = run_set(task, runtime, subject.config, args.set, shuffle=args.shuffle_frames, seed=args.seed)
     print(f"{args.set}: {task.summary(records)}\n{json.dumps(task.score(records), indent=1)}")
     made = _save_part(args, subject, task, records)
     if args.display:
@@ -191,10 +197,10 @@ def _save_part(args: argparse.Namespace, subject: Trained, task: Any, records: l
     """With -se the figures and tables of a set; the graphs that are asked for."""
     label, ending = label_of(args, subject), "_shuffled" if args.shuffle_frames else ""
     graphs = tuple(name for name, wanted in (("bargraph", args.bar_graph), ("confmat", args.confusion_matrix),
-                                             ("heatmap", args.heatmap)) if wanted)
+                                             ("heatmap", args.heatmap), ("alignment", args.alignment)) if wanted)
     made = []
     if args.save:
-        made.append(subject.results / f"{label}_{args.set}-top-k{ending}.json")
+        made.append(subject.results / f"{label}_{args.set}-{task.table}{ending}.json")
         write_json(made[0], task.score(records))
     if args.save or graphs:
         made += task.report(records, subject.results, f"{label}_{args.set}{ending}", graphs=graphs, tables=args.save)
@@ -233,28 +239,41 @@ def _predictions(run: str) -> Path:
 
 
 def board(args: argparse.Namespace) -> int:
-    """All runs that testing.py full has been through, best test top-1 first within a split."""
+    """All runs that testing.py full has been through, best first within a split: of signs by top-1, then of sentences
+    by WER."""
     found = map(_board_row, sorted(paths.runs_root().glob(f"{args.split or '*'}/*/results*/best_val_loss.json")))
     rows = [row for row in found if row]
     if not rows:
         raise Mistake("there are no results", shown(paths.runs_root()), "run testing.py full MODEL SPLIT EXP_NO first")
-    rows.sort(key=lambda row: (row["split"], -row["top1"]))
+    rows.sort(key=lambda row: ("wer" in row, row["split"], row.get("wer", -row.get("top1", 0))))
     if args.csv:
         _write_csv(rows, args.csv)
+    for kind in (False, True):
+        _print_table([row for row in rows if ("wer" in row) is kind])
+    return 0
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
     widths = {key: max(len(key), *(len(_cell(row[key])) for row in rows)) for key in rows[0]}
     print("  ".join(key.ljust(width) for key, width in widths.items()))
     for row in rows:
         print("  ".join(_cell(row[key]).ljust(width) for key, width in widths.items()))
-    return 0
 
 
 def _board_row(file: Path) -> dict[str, Any] | None:
     """One run's figures in per cent; None, and a line that says so, where the file does not hold them."""
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
+        name = {"split": file.parents[2].name, "run": file.parents[1].name}
+        if "wer" in result["test"]:
+            counts = result["test"]["modes"][result["test"]["mode"]]
+            return {**name, "wer": round(counts["wer"], 2), "mode": result["test"]["mode"],
+                    **{key: counts[key] for key in ("sub", "del", "ins", "ref_words")},
+                    "val_wer": result["best_val_wer"]}
         instance, average = (result["test"][k] for k in ("top_k_per_instance_acc", "top_k_average_per_class_acc"))
-        return {"split": file.parents[2].name, "run": file.parents[1].name,
-                **{f"top{k}": round(100 * instance[f"top{k}"], 2) for k in (1, 5, 10)},
+        return {**name, **{f"top{k}": round(100 * instance[f"top{k}"], 2) for k in (1, 5, 10)},
                 "top1_per_class": round(100 * average["top1"], 2), "val_acc": result["best_val_acc"],
                 "shuffled_top1": round(100 * result["test_shuff"]["top_k_per_instance_acc"]["top1"], 2)}
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -271,7 +290,7 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     import csv
 
     with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         table.writeheader()
         table.writerows(rows)
 

@@ -24,7 +24,7 @@ from slr import errors, logbook
 from slr.catalogue import MODELS, canonical
 from slr.config import Config
 from slr.errors import Interrupted, Mistake, ask
-from slr.paths import Experiment, shown
+from slr.paths import SENTENCE_DATA, Experiment, shown
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -60,14 +60,18 @@ def merged_config(args: argparse.Namespace, experiment: Experiment, file: Path |
     if args.seed is not None:
         changes["experiment.seed"] = str(args.seed)
     config = configuration.read_config(experiment, changes, file)
-    if args.dataset and args.dataset.lower() not in (_dataset(config), "wlasl"):
-        raise Mistake("-ds does not fit SPLIT", f"{args.dataset}, {config.split} is {_dataset(config)}",
+    if args.dataset and args.dataset.lower() not in _datasets(config):
+        raise Mistake("-ds does not fit SPLIT", f"{args.dataset}, {config.split} is {_datasets(config)[0]}",
                       "leave -ds out")
     return config
 
 
-def _dataset(config: Config) -> str:
-    return "synthetic" if config.split.startswith("demo") else "wlasl"
+def _datasets(config: Config) -> tuple[str, ...]:
+    """What -ds may say of SPLIT, the first as it is called."""
+    if config.experiment.task == "continuous":
+        named = config.split.upper().replace("-", "_")
+        return tuple(name.lower() for name in ([named] if named in SENTENCE_DATA else SENTENCE_DATA))
+    return ("synthetic" if config.split.startswith("demo") else "wlasl", "wlasl")
 
 
 def choose_folder(args: argparse.Namespace, experiment: Experiment) -> Experiment:
@@ -154,7 +158,7 @@ def plan_of(config: Config, runtime: Any) -> Any:
         epochs=keys.max_epoch, update_per_step=keys.update_per_step, eps=config.optimizer.eps,
         betas=config.optimizer.betas, dtype=runtime.precision(keys.precision), clip_norm=keys.clip_norm, ema=keys.ema,
         compile=keys.compile, save_every=keys.save_every,
-        best=(keys.best_metric, "min" if keys.best_metric == "loss" else "max"), schedule=schedule,
+        best=config.best_metric, schedule=schedule,
         stopping=dataclasses.asdict(config.early_stopping) if config.early_stopping else None,
         bar=sys.stderr.isatty())
 
@@ -165,8 +169,8 @@ def attach_loggers(args: argparse.Namespace, config: Config, experiment: Experim
     if not book.writes:
         return
     if not args.no_wandb:
-        project = args.project or (f"WLASL-{classes}" if _dataset(config) == "wlasl" and config.split.startswith("asl")
-                                   else config.split)
+        project = args.project or (f"WLASL-{classes}" if _datasets(config)[0] == "wlasl"
+                                   and config.split.startswith("asl") else config.split)
         run_id = args.run_id or wandb_id
         book.listen(logbook.start_wandb(
             experiment.run, project=project, entity=args.entity, id=run_id, resume="allow" if run_id else None,
@@ -176,11 +180,15 @@ def attach_loggers(args: argparse.Namespace, config: Config, experiment: Experim
         book.listen(logbook.TensorBoard(experiment.run / "tensorboard"))
 
 
-def write_facts(config: Config, experiment: Experiment) -> None:
-    """config.ini and data_info.json of the run folder."""
+def write_facts(config: Config, experiment: Experiment, left_out: dict[str, str]) -> None:
+    """config.ini and data_info.json of the run folder; which training items are left out is said, too."""
     logbook.write_text(experiment.run / "config.ini", config.as_ini())
-    logbook.write_json(experiment.run / "data_info.json",
-                       {"num_frames": config.data.num_frames, "frame_size": config.data.frame_size})
+    facts: dict[str, Any] = {"num_frames": config.data.num_frames, "frame_size": config.data.frame_size}
+    if left_out:
+        facts["left_out"] = left_out
+        some = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+        _note(f"{len(left_out)} training items are left out, all named in data_info.json: {some}")
+    logbook.write_json(experiment.run / "data_info.json", facts)
 
 
 def archive_records(experiment: Experiment) -> None:
@@ -308,17 +316,18 @@ def _fit(args: argparse.Namespace, config: Config, experiment: Experiment, task:
         _check_data(content, meta, last)
         book.changed = _changed(content, config)
     if book.writes:
-        write_facts(config, experiment)
+        write_facts(config, experiment, task.left_out())
         _say_without_validation(task, config)
     attach_loggers(args, config, experiment, book, len(meta.get("classes", ())),
                    content.get("resume", {}).get("wandb_id"))
     facts = {"model": config.model, "split": config.split, "task": config.experiment.task, "meta": meta,
              "config": config.as_dict(), "data_hash": meta["data_hash"], "versions": checkpoint.versions()}
     book.keep_until(training.epoch)
-    engine.fit(training, book, engine.Keeper(experiment.checkpoints, facts, writes=book.writes))
+    finished = engine.fit(training, book, engine.Keeper(experiment.checkpoints, facts, writes=book.writes))
     if book.writes:
         picture = plots.curves(logbook.read_log(book.log_file), experiment.results / "curves.png",
-                               f"{config.model} on {config.split}, experiment {experiment.number}")
+                               f"{config.model} on {config.split}, experiment {experiment.number}",
+                               best=(finished.best or {}).get("epoch"))
         print(f"checkpoints: {shown(experiment.checkpoints)}\ncurves: {shown(picture)}")
 
 

@@ -148,7 +148,7 @@ def our_side(*, model: str, frames: int, size: int, batch: int, device: str, thr
         training.model.eval()
         for _ in range(steps):
             with training.runtime.autocast(dtype):
-                training.model(ready["inputs"])
+                task.forward(training.model, ready)
         settle(device)
         return batch * steps
 

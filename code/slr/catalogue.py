@@ -9,7 +9,7 @@ Kinetics-400 weights were trained with (torchvision.models.video, the `transform
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slr.errors import Mistake
@@ -39,10 +39,13 @@ class Entry:
     channels_last_cpu: bool = False  # does the memory format channels_last_3d make training faster?
     channels_last_gpu: bool = False
     batch_norm: bool = False
+    freezable: bool = False  # does its builder take `frozen_blocks`?
     pretrained_momentum: float | None = None  # of batch-norm after Kinetics weights, where it is unlike 0.1
     drop_path: float | None = None  # the builder's default stochastic depth; None = the model has none
     weights: str | None = None  # torchvision's name of the pretrained weights
     weights_file: str | None = None  # their file in torchvision's cache; the hash in its name is checked
+    starts_from: str | None = None  # the isolated model whose checkpoints can start this one
+    stride: int | None = None  # frames of a time step, where the output is over time: T frames give ceil(T / stride)
 
 
 def _isolated(name: str, builder: str, *, frames: int, size: int, **fields: Any) -> Entry:
@@ -78,10 +81,24 @@ _ENTRIES = [
               weights="MViT_V1_B_Weights.KINETICS400_V1", weights_file="mvit_v1_b-dbeb1030.pth"),
 ]
 
+
+def _sentence(base: Entry, stride: int) -> Entry:
+    """The classifier's features over time under the gloss head; S3D's own are of 8 frames or more, by padding."""
+    module, _, function = base.builder.partition(":")
+    return replace(base, name=f"{base.name}_CTC", task="continuous", builder=f"{module}_ctc:{function}",
+                   default_frames=400, fewest_frames=1, train_cpu_frames=1, starts_from=base.name, stride=stride,
+                   freezable=base.name == "S3D")
+
+
+_STRIDES = {"S3D": 4, "R3D_18": 4, "R(2+1)D_18": 4, "Swin3D_T": 2, "Swin3D_S": 2, "Swin3D_B": 2,
+            "MViTv2_S": 4, "MViTv1_B": 4}
+_ENTRIES += [_sentence(entry, _STRIDES[entry.name]) for entry in _ENTRIES]
+
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 # R2Plus1D_18 needs no quotes in a shell; MViT_v2S and MViT_v1B are the old program's names.
-ALIASES = {"R2Plus1D_18": "R(2+1)D_18", "MViT_v2S": "MViTv2_S", "MViT_v1B": "MViTv1_B"}
+ALIASES = {"R2Plus1D_18": "R(2+1)D_18", "R2Plus1D_18_CTC": "R(2+1)D_18_CTC",
+           "MViT_v2S": "MViTv2_S", "MViT_v1B": "MViTv1_B"}
 
 
 def canonical(name: str) -> str:

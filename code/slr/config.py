@@ -23,7 +23,9 @@ from slr import catalogue
 from slr.errors import Mistake
 from slr.paths import Experiment, existing_experiments, shown
 
-TASKS = {"isolated": "slr.tasks.isolated:Isolated"}
+TASKS = {"isolated": "slr.tasks.isolated:Isolated", "continuous": "slr.tasks.continuous:Continuous"}
+METRICS = {"isolated": ("loss", "acc"), "continuous": ("loss", "wer")}  # of a set, by task; all but acc fall
+LENGTHS = 4  # frames of a sentence in training come in multiples of this
 
 
 def key(default: Any = MISSING, *, choices: tuple = (), low: float | None = None, high: float | None = None,
@@ -48,7 +50,7 @@ class TrainingSection:
     update_per_step: int = key(low=1)  # forward passes of one optimiser step
     max_epoch: int = key(low=1)
     save_every: int = key(5, low=1)  # epochs between numbered checkpoints
-    best_metric: str = key("loss", choices=("loss", "acc"))  # of the validation set: what picks best.pth
+    best_metric: str = key("auto", choices=("auto", "loss", "acc", "wer"))  # of validation: what picks best.pth
     precision: str = key("auto", choices=("auto", "fp32", "bf16", "fp16"))  # auto: bf16 on a GPU that has it
     clip_norm: float = key(0.0, low=0)  # largest gradient norm, 0 = no clipping
     label_smoothing: float = key(0.0, low=0, high=0.999)
@@ -82,6 +84,7 @@ class ModelSection:
     weights: str = key("")  # a file with them instead
     init_from: str = key("")  # a checkpoint of another experiment, or its MODEL/SPLIT/EXP_NO
     bn_momentum: float | None = key(None, above=0, high=1)  # None: 0.001 when pretrained, 0.1 from scratch
+    frozen_blocks: int | None = key(None, low=0, high=4)  # S3D_CTC: stay as they start; None: 1, from scratch 0
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,22 @@ class DataSection:
     max_aspect: float = key(1.333, low=1)  # training: largest aspect of the random crop
     hflip: float = key(0.0, low=0, high=1)  # chance of a mirrored clip; signs have handedness
     jitter: tuple[float, float, float, float] = key((0.2, 0.2, 0.2, 0.05))  # brightness, contrast, saturation, hue
-    jitter_frames: bool = key(True)  # training: each frame from anywhere in its even segment
+    jitter_p: float = key(1.0, low=0, high=1)  # share of the clips whose colours are changed
+    frame_stride: int = key(1, low=1)  # sentences: only every n-th frame
+    jitter_frames: bool = key(True)  # training: each frame from anywhere in its even segment; sentences: other lengths
     subtract_clip_mean: bool = key(False)  # takes the still picture away: learns from scratch far sooner
     workers: int = key(-1, low=-1)  # loader processes; -1: one a core, at most 8
     prefetch: int = key(2, low=1)  # batches that each worker prepares ahead
     pin_memory: bool = key(True)  # only where there is a GPU
+
+
+@dataclass(frozen=True)
+class DecodingSection:
+    """How glosses are read off a sentence's time steps, and how they are scored; of the task `continuous`."""
+
+    beam_width: int = key(10, low=1)  # in tests; validation takes the best path
+    cleanup: str = key("auto", choices=("auto", "phoenix2014", "phoenix2014t", "none"))  # auto: as SPLIT is called
+    fps: float = key(25.0, above=0)  # frames a second, for times in files
 
 
 @dataclass(frozen=True)
@@ -140,10 +154,10 @@ class EarlyStoppingSection:
 
 SECTIONS: dict[str, type] = {
     "experiment": ExperimentSection, "training": TrainingSection, "optimizer": OptimizerSection,
-    "model_params": ModelSection, "data": DataSection, "scheduler": SchedulerSection,
+    "model_params": ModelSection, "data": DataSection, "decoding": DecodingSection, "scheduler": SchedulerSection,
     "early_stopping": EarlyStoppingSection,
 }
-OPTIONAL = ("scheduler", "early_stopping")
+OPTIONAL = ("decoding", "scheduler", "early_stopping")  # decoding: there for sentences, and only there
 
 # Which keys each plan reads; the others of its section are accepted (old files hold them) and do nothing.
 _WARMUP = {"type", "start_factor", "end_factor", "warmup_epochs", "every"}
@@ -176,9 +190,17 @@ class Config:
     optimizer: OptimizerSection
     model_params: ModelSection
     data: DataSection
+    decoding: DecodingSection | None
     scheduler: SchedulerSection | None
     early_stopping: EarlyStoppingSection | None
     notices: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def best_metric(self) -> tuple[str, str]:
+        """(Name, min or max) of the validation figure that picks best.pth."""
+        auto = "wer" if self.experiment.task == "continuous" else "loss"
+        name = auto if self.training.best_metric == "auto" else self.training.best_metric
+        return name, "max" if name == "acc" else "min"
 
     def sections(self) -> dict[str, Any]:
         """The sections that are there, by name."""
@@ -227,6 +249,8 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
         section, _, item = name.partition(".")
         raw.setdefault(section, {})[item] = _override(section, item, value)
     sections = {name: _build(name, raw.get(name), notices, source) for name in SECTIONS}
+    if sections["experiment"].task == "continuous" and not sections["decoding"]:
+        sections["decoding"] = DecodingSection()
     if sections["scheduler"]:
         sections["scheduler"] = _without_idle_keys(sections["scheduler"], notices)
     config = Config(catalogue.canonical(experiment.model), experiment.split, experiment.exp_no, **sections)
@@ -449,11 +473,8 @@ def _check(config: Config, source: str) -> None:
     _check_model(config, source)
     if config.scheduler:
         _check_scheduler(config.scheduler, source)
-    if config.early_stopping:
-        part, metric = config.early_stopping.metric
-        if part not in ("train", "val") or metric not in ("loss", "acc"):
-            raise Mistake(f"{source}: early_stopping.metric cannot be {config.early_stopping.metric}", "",
-                          "it is ('val' or 'train', 'loss' or 'acc')")
+    _check_metrics(config, source)
+    (_check_sentences if config.experiment.task == "continuous" else _check_signs)(config, source)
     if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
         raise Mistake(f"{source}: optimizer.betas out of range", repr(config.optimizer.betas), "each is in [0, 1)")
     if any(j < 0 for j in config.data.jitter) or config.data.jitter[3] > 0.5:
@@ -461,11 +482,47 @@ def _check(config: Config, source: str) -> None:
                       "brightness, contrast and saturation are at least 0, hue is at most 0.5")
 
 
+def _check_metrics(config: Config, source: str) -> None:
+    task, known = config.experiment.task, METRICS[config.experiment.task]
+    if config.best_metric[0] not in known:
+        raise Mistake(f"{source}: training.best_metric cannot be {config.training.best_metric}", f"the task is {task}",
+                      f"it is {' or '.join(known)}")
+    if config.early_stopping:
+        part, metric = config.early_stopping.metric
+        if part not in ("train", "val") or metric not in known or (part, metric) == ("train", "wer"):
+            raise Mistake(f"{source}: early_stopping.metric cannot be {config.early_stopping.metric}", "",
+                          f"it is ('val' or 'train', {' or '.join(map(repr, known))}); wer only of val")
+
+
+def _check_sentences(config: Config, source: str) -> None:
+    """What sentences cannot have, or not so."""
+    data = config.data
+    if data.num_frames % LENGTHS:
+        raise Mistake(f"{source}: data.num_frames is no multiple of {LENGTHS}", str(data.num_frames),
+                      f"the longest sentences have so many: give {max(data.num_frames // LENGTHS, 1) * LENGTHS}")
+    for name, has, none in (("data.store", data.store, "video"), ("training.mixup", config.training.mixup, 0.0),
+                            ("training.label_smoothing", config.training.label_smoothing, 0.0)):
+        if has != none:
+            raise Mistake(f"{source}: sentences have no {name}", repr(has), "leave the key out")
+    if config.scheduler and config.scheduler.type == "ReduceLROnPlateau" and config.scheduler.mode != "min":
+        raise Mistake(f"{source}: scheduler.mode cannot be max", "sentences have no accuracy to watch", "give min")
+
+
+def _check_signs(config: Config, source: str) -> None:
+    if config.decoding:
+        raise Mistake(f"{source}: [decoding] is of sentences", f"the task is {config.experiment.task}",
+                      "leave the section out")
+    if config.data.frame_stride != 1:
+        raise Mistake(f"{source}: data.frame_stride is of sentences", str(config.data.frame_stride),
+                      "leave the key out: data.num_frames says how many frames a clip of one sign has")
+
+
 def _check_model(config: Config, source: str) -> None:
     """A key that would do nothing to this model is a mistake."""
     entry, keys = catalogue.MODELS[config.model], config.model_params
     for name, has, what in (("bn_momentum", entry.batch_norm, "batch-norm"),
-                            ("drop_path", entry.drop_path is not None, "stochastic depth")):
+                            ("drop_path", entry.drop_path is not None, "stochastic depth"),
+                            ("frozen_blocks", entry.freezable, "blocks that can be frozen")):
         if getattr(keys, name) is not None and not has:
             raise Mistake(f"{source}: {config.model} has no {what}", f"model_params.{name} = {getattr(keys, name)}",
                           "leave the key out")

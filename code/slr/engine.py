@@ -275,8 +275,8 @@ def _gradients(training: Fit, batch: dict[str, Any], dtype: torch.dtype) -> dict
     task, scale = training.task, 1024.0 if dtype == torch.float16 else 1.0  # fp16's small gradients would be zeros
     model = copy.deepcopy(task.model).eval()
     with training.runtime.autocast(dtype):
-        output = model(batch["inputs"])
-    parts = task.losses(output.float(), batch)
+        output = task.forward(model, batch)
+    parts = task.losses(output, batch)
     means = [weight * parts[name][0] / parts[name][1] for name, weight in task.weights.items()]
     (scale * torch.stack(means).sum()).backward()
     return {name: p.grad.double() / scale for name, p in model.named_parameters() if p.grad is not None and p.ndim > 1}
@@ -374,8 +374,8 @@ def _forward_backward(training: Fit, batch: dict[str, Any], share: float) -> tor
     ghost = 0.0 if batch["ghost"] else 1.0
     batch = task.prepare(batch, train=True)
     with runtime.autocast(training.plan.dtype):
-        output = training.model(batch["inputs"])
-    parts = task.losses(output.float(), batch)
+        output = task.forward(training.model, batch)
+    parts = task.losses(output, batch)
     _name_totals(training, parts)
     counts = torch.tensor([count * ghost for _, count in parts.values()], dtype=torch.float64)
     everywhere = runtime.sum(counts.to(runtime.device, copy=True)) if runtime.world > 1 else counts
@@ -570,8 +570,7 @@ def evaluate(task: Task, loader: Any, runtime: Runtime, *, model: nn.Module | No
             continue
         batch = task.prepare(batch, train=False)
         with runtime.autocast(dtype):
-            output = model(batch["inputs"])
-        output = output.float()
+            output = task.forward(model, batch)
         for name, (total, count) in task.losses(output, batch).items():
             pair = torch.stack([total.double(), torch.tensor(count, dtype=torch.float64, device=total.device)])
             totals[name] = totals.get(name, torch.zeros_like(pair)) + pair

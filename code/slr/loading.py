@@ -7,7 +7,7 @@ cut into contiguous slices of one size, one a process: all processes together se
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slr.errors import Mistake
 from slr.runtime import generator
+
+POOL = 16  # batches among which items are sorted by length
 
 
 class Key(NamedTuple):
@@ -31,12 +33,14 @@ class EpochBatches(Sampler[list[Key]]):
     """The batches of one epoch for one process; `start` says which epoch, and how many batches are done already.
 
     pairs: neighbours (0 1)(2 3) … of a global batch stay on one process, as mixup wants them.
+    lengths: of all items in an epoch. Where it is given, items of one length come together: the order is cut into pools
+    of so many batches, each sorted, and where the order was shuffled the batches are too.
     """
 
     def __init__(self, items: int, batch_size: int, *, shuffle: bool, seed: int, rank: int = 0, world: int = 1,
-                 pairs: bool = False):
+                 pairs: bool = False, lengths: Callable[[int], Sequence[int]] | None = None):
         self.items, self.batch_size, self.shuffle, self.seed = items, batch_size, shuffle, seed
-        self.rank, self.world, self.pairs = rank, world, pairs
+        self.rank, self.world, self.pairs, self.lengths = rank, world, pairs, lengths
         self.epoch = self.done = 0
 
     def start(self, epoch: int, done: int = 0) -> None:
@@ -53,8 +57,20 @@ class EpochBatches(Sampler[list[Key]]):
         order = np.arange(self.items)
         if self.shuffle:
             order = generator(self.seed, self.epoch, "order").permutation(self.items)
+        if self.lengths:
+            order = self._by_length(order, np.asarray(self.lengths(self.epoch)))
         for first in range(self.done * self.batch_size, self.items, self.batch_size):
             yield self._slice([int(i) for i in order[first:first + self.batch_size]])
+
+    def _by_length(self, order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The order with items of about one length in a batch; a smaller last batch stays the last."""
+        pools = np.split(order, range(POOL * self.batch_size, self.items, POOL * self.batch_size))
+        order = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
+        whole = self.items // self.batch_size * self.batch_size
+        batches = order[:whole].reshape(-1, self.batch_size)
+        if self.shuffle:
+            batches = batches[generator(self.seed, self.epoch, "batches").permutation(len(batches))]
+        return np.concatenate([batches.ravel(), order[whole:]])
 
     def _slice(self, batch: Sequence[int]) -> list[Key]:
         """This process's part; where others have all of a last batch, a ghost."""
@@ -118,6 +134,14 @@ def build_loader(dataset: Dataset, batches: EpochBatches, *, workers: int, prefe
     return Loader(_Told(dataset), batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
                   collate_fn=partial(_collate, collate_fn), worker_init_fn=_start_worker,
                   generator=torch.Generator().manual_seed(0), **extra)
+
+
+def worker_count(asked: int, device: str) -> int:
+    """Loader processes; by default (-1) one a core beside a GPU, and half the cores where they train as well."""
+    if asked >= 0:
+        return asked
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(8, max(1, cores if device == "cuda" else cores // 2))
 
 
 GRACE = 60.0  # seconds that a worker outlives a SIGTERM

@@ -53,10 +53,10 @@ def _timed(training: Any, group: list[dict[str, Any]]) -> float:
 
 def _flops(task: Task, batch: dict[str, Any], runtime: Runtime) -> float:
     """Multiply-adds times two of one item's forward pass."""
-    inputs = task.prepare(batch, train=False)["inputs"]
+    ready = task.prepare(batch, train=False)
     task.model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        task.model(inputs)
+        task.forward(task.model, ready)
     task.model.train()
     return counter.get_total_flops() / len(batch["ids"])
 
@@ -73,7 +73,7 @@ def _validated(task: Task, runtime: Runtime, plan: FitPlan) -> str:
     task.model.eval()
     started = time.time()
     with torch.no_grad(), runtime.autocast(plan.dtype):
-        total, count = task.losses(task.model(batch["inputs"]).float(), batch)["loss"]
+        total, count = task.losses(task.forward(task.model, batch), batch)["loss"]
     mean = float(total) / count
     per_clip = (time.time() - started) / count
     return f"{task.size('val')} clips, about {_span(per_clip * task.size('val'))} an epoch; untrained loss {mean:.3f}"

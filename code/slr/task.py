@@ -27,12 +27,17 @@ class Task(ABC):
     split: whose prepared labels `loader` reads; or the path of a folder with labels.
     weights: of the named losses in the total; a name that `losses` gives and `weights` lacks is only reported.
     passes: of a full test, {name in the result: (set, options of `vary`)}.
+    headline: the figure of the validation set that training reports and a test must find again: its name among the
+        losses, and what makes per cent of it.
+    table: what the files of a set's figures are called.
     """
 
     model: nn.Module
     split: str
     weights: ClassVar[dict[str, float]] = {"loss": 1.0}
     passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {"test": ("test", {}), "val": ("val", {})}
+    headline: ClassVar[tuple[str, float]] = ("acc", 100.0)
+    table: ClassVar[str] = "top-k"
 
     @classmethod
     @abstractmethod
@@ -55,6 +60,10 @@ class Task(ABC):
     def size(self, part: str) -> int:
         """How many items the set `part` (train, val, test) has; 0 where there is none."""
 
+    def left_out(self) -> dict[str, str]:
+        """{id: reason} of the training items that cannot be learnt from, and are not."""
+        return {}
+
     @abstractmethod
     def keep_first_items(self, first: int) -> None:
         """Train on the first items alone, and validate on the same: a check of the set-up."""
@@ -67,12 +76,16 @@ class Task(ABC):
     def prepare(self, batch: dict[str, Any], train: bool) -> dict[str, Any]:
         """The batch on the device with `inputs`, augmented where it trains, from the items' own random numbers."""
 
+    def forward(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+        """What `model` (the task's, as the engine has wrapped it) says of a prepared batch, in fp32."""
+        return model(batch["inputs"]).float()
+
     @abstractmethod
-    def losses(self, output: torch.Tensor, batch: dict[str, Any]) -> Sums:
+    def losses(self, output: Any, batch: dict[str, Any]) -> Sums:
         """{name: (sum over the items, count)}: a differentiable sum for what trains, a detached one for the rest."""
 
     @abstractmethod
-    def decode(self, output: torch.Tensor, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
+    def decode(self, output: Any, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
         """One record an item: id, expected, predicted, scores."""
 
     def vary(self, **options: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 DRAWS = 6  # flip, brightness, contrast, saturation, hue, mixup's share
+COLOURS = slice(1, 5)
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Augment:
     max_aspect: float = 1.0
     hflip: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    jitter_p: float = 1.0  # of the clips
     mixup: float = 0.0
 
 
@@ -71,8 +73,11 @@ def draw(rng: np.random.Generator, augment: Augment) -> np.ndarray:
     """The (6,) float32 numbers of one clip: flip, three factors, hue in turns, mixup's share of the clip itself."""
     brightness, contrast, saturation, hue = augment.jitter
     share = rng.beta(augment.mixup, augment.mixup) if augment.mixup > 0 else 1.0
-    return np.array([rng.random() < augment.hflip, *(rng.uniform(max(0.0, 1 - x), 1 + x) for x in
-                     (brightness, contrast, saturation)), rng.uniform(-hue, hue), max(share, 1 - share)], np.float32)
+    draws = np.array([rng.random() < augment.hflip, *(rng.uniform(max(0.0, 1 - x), 1 + x) for x in
+                      (brightness, contrast, saturation)), rng.uniform(-hue, hue), max(share, 1 - share)], np.float32)
+    if rng.random() >= augment.jitter_p:
+        draws[COLOURS] = no_draw()[COLOURS]
+    return draws
 
 
 def no_draw() -> np.ndarray:

@@ -191,7 +191,7 @@ def run(words: tuple[str, ...], kill: int = 0) -> Any:
     from slr import plots
 
     slr.task.build_task = Micro.build
-    plots.curves = lambda log, path, title: path  # drawing takes longer than all the rest
+    plots.curves = lambda log, path, title, best=None: path  # drawing takes longer than all the rest
     if kill:
         kill_at(kill)
     return script("training", *words)

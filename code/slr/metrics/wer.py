@@ -136,15 +136,19 @@ def alignments(refs: Mapping[str, Words], hyps: Mapping[str, Words], mode: str =
     all; a single empty reference makes its hypothesis insertions.
     """
     _refuse_other_ids(refs, hyps)
-    rules, style, found = _rules(cleanup), UNIT if mode == "raw" else SCLITE, {}
-    for key in refs:
-        ref, hyp = prepare(refs[key], hyps[key], mode, rules)
-        if mark_empty and mode in MARKED and ref and not hyp:
-            hyp = [EMPTY]
-        found[key] = align(ref, hyp, style)
+    found = {key: sentence_steps(refs[key], hyps[key], mode, cleanup, mark_empty) for key in refs}
     if not any(step.ref is not None for steps in found.values() for step in steps):
         raise Mistake("the references have no words", f"{len(refs)} sentences", "a rate needs words to divide by")
     return found
+
+
+def sentence_steps(ref: Words, hyp: Words, mode: str = "official", cleanup: str = "phoenix2014",
+                   mark_empty: bool = True) -> list[Step]:
+    """The same of one sentence, whose reference may be empty."""
+    ref, hyp = prepare(ref, hyp, mode, _rules(cleanup))
+    if mark_empty and mode in MARKED and ref and not hyp:
+        hyp = [EMPTY]
+    return align(ref, hyp, UNIT if mode == "raw" else SCLITE)
 
 
 def prepare(ref: Words, hyp: Words, mode: str, rules: Cleanup) -> tuple[list[str], list[str]]:

@@ -37,13 +37,25 @@ class WeightsReport:
         return "; ".join(parts)
 
 
-class Classifier(nn.Module):
+class TwoParts(nn.Module):
+    """A net of a `backbone` and a `classifier`, whose backbone can start from another model's weights."""
+
+    report: WeightsReport | None = None  # of the weights that it was built with; None after a random start
+    backbone: nn.Module
+    classifier: nn.Module
+
+    def resize(self, key: str, table: Tensor, shape: torch.Size) -> Tensor | None:
+        """The position table `key`, learnt on clips of another size, in `shape`; None otherwise."""
+        return None
+
+
+class Classifier(TwoParts):
     """A backbone from clips to features, and a classifier (dropout, then the head) from features to logits.
 
     Shapes: clips (N, 3, T, H, W), float and normalised -> features (N, C) -> logits (N, K).
     """
 
-    report: WeightsReport | None = None  # of the weights that it was built with; None after a random start
+    classifier: nn.Sequential
 
     def __init__(self, backbone: nn.Module, head: nn.Linear | nn.Conv3d, drop_p: float):
         super().__init__()
@@ -58,15 +70,11 @@ class Classifier(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         return self.classifier(self.backbone(clips))
 
-    def resize(self, key: str, table: Tensor, shape: torch.Size) -> Tensor | None:
-        """The position table `key`, learnt on clips of another size, in `shape`; None otherwise."""
-        return None
-
 
 Built = TypeVar("Built", bound=Classifier)
 
 
-def parameter_groups(model: Classifier) -> dict[str, list[nn.Parameter]]:
+def parameter_groups(model: TwoParts) -> dict[str, list[nn.Parameter]]:
     """All parameters of the model, each once: {"backbone": [...], "classifier": [...]}."""
     return {part: list(getattr(model, part).parameters()) for part in ("backbone", "classifier")}
 
@@ -78,7 +86,7 @@ def pretrain(model: Built, name: str, weights: Path | str | None) -> Built:
     return model
 
 
-def load_backbone(model: Classifier, state: State, source: str = "the checkpoint") -> WeightsReport:
+def load_backbone(model: TwoParts, state: State, source: str = "the checkpoint") -> WeightsReport:
     """Copy the backbone's tensors out of `state` (under our names); the head stays as it is.
 
     Raises Mistake, naming the tensors, unless each is there in its shape. Position tables of clips of another
@@ -115,10 +123,32 @@ def init_from(
     must match. A gloss's row of the head is taken over; glosses that were not there keep their fresh row.
     Raises Mistake where the weights do not fit the model or the classes; the model is then unchanged.
     """
-    head = model.head
-    _check_head(state, head, old_classes, new_classes)
+    check_rows(state, HEAD, model.head, old_classes, new_classes)
     report = load_backbone(model, state)
     report.unused = [key for key in report.unused if not key.startswith(HEAD)]
+    take_rows(state, HEAD, model.head, old_classes, new_classes, report)
+    return report
+
+
+def check_rows(state: State, name: str, head: nn.Linear | nn.Conv3d, old_classes: Sequence[str],
+               new_classes: Sequence[str]) -> None:
+    """Raises Mistake unless `take_rows` can be called with the same."""
+    missing = [name + part for part in ("weight", "bias") if name + part not in state]
+    if missing:
+        raise Mistake("the checkpoint has no head", f"{_some(missing)} missing")
+    rows, mine = state[name + "weight"], head.weight
+    if rows.shape[1:] != mine.shape[1:]:
+        found = f"rows of {tuple(rows.shape[1:])}, not {tuple(mine.shape[1:])}"
+        raise Mistake("the checkpoint's head is of another model", found)
+    for classes, tensor, whose in ((old_classes, rows, "checkpoint"), (new_classes, mine, "model")):
+        if len(classes) != len(tensor):
+            found = f"{len(classes)} glosses, {len(tensor)} rows"
+            raise Mistake(f"the {whose}'s classes do not fit its head", found)
+
+
+def take_rows(state: State, name: str, head: nn.Linear | nn.Conv3d, old_classes: Sequence[str],
+              new_classes: Sequence[str], report: WeightsReport) -> None:
+    """Copy the rows of the layer `name` (with its dot) in `state` to the same classes' rows of `head`; report them."""
     row = {gloss: index for index, gloss in enumerate(old_classes)}
     report.shared = [gloss for gloss in new_classes if gloss in row]
     report.fresh = [gloss for gloss in new_classes if gloss not in row]
@@ -127,8 +157,7 @@ def init_from(
     with torch.no_grad():
         for part in ("weight", "bias"):
             tensor = getattr(head, part)
-            tensor[here] = state[HEAD + part][there].to(tensor)
-    return report
+            tensor[here] = state[name + part][there].to(tensor)
 
 
 def set_batch_norm(net: nn.Module, momentum: float | None) -> None:
@@ -150,22 +179,6 @@ def refuse_batch_norm(name: str, momentum: float | None) -> None:
     """A key that would do nothing is a mistake."""
     if momentum is not None:
         raise Mistake(f"{name} has no batch-norm", f"bn_momentum = {momentum}", "Leave the key out.")
-
-
-def _check_head(
-    state: State, head: nn.Linear | nn.Conv3d, old_classes: Sequence[str], new_classes: Sequence[str]
-) -> None:
-    missing = [HEAD + part for part in ("weight", "bias") if HEAD + part not in state]
-    if missing:
-        raise Mistake("the checkpoint has no head", f"{_some(missing)} missing")
-    rows, mine = state[HEAD + "weight"], head.weight
-    if rows.shape[1:] != mine.shape[1:]:
-        found = f"rows of {tuple(rows.shape[1:])}, not {tuple(mine.shape[1:])}"
-        raise Mistake("the checkpoint's head is of another model", found)
-    for classes, tensor, whose in ((old_classes, rows, "checkpoint"), (new_classes, mine, "model")):
-        if len(classes) != len(tensor):
-            found = f"{len(classes)} glosses, {len(tensor)} rows"
-            raise Mistake(f"the {whose}'s classes do not fit its head", found)
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:

@@ -59,6 +59,19 @@ def resize_table(key: str, table: Tensor, rows: int) -> Tensor:
     return interpolate(square, size=(new, new), mode="bicubic").flatten(2)[0].T
 
 
+def fit_table(key: str, table: Tensor, shape: torch.Size) -> Tensor | None:
+    """`resize_table` to `shape`, or None where that cannot be: `key` is no position table, their widths differ, or v1's
+    old patches make no square.
+    """
+    spatial = key.endswith("spatial_pos")
+    positions = spatial or key.endswith("temporal_pos") or ".rel_pos_" in key
+    if not positions or table.shape[1:] != shape[1:]:
+        return None
+    if spatial and math.isqrt(len(table)) ** 2 != len(table):
+        return None
+    return resize_table(key, table, shape[0])
+
+
 class MViT(Classifier):
     """Shapes: clips (N, 3, T, H, W), exactly as built for -> features (N, 768) -> logits (N, K)."""
 
@@ -72,14 +85,8 @@ class MViT(Classifier):
         return super().forward(clips)
 
     def resize(self, key: str, table: Tensor, shape: torch.Size) -> Tensor | None:
-        """See Classifier.resize; the tables' width must agree, and v1's old patches must make a square."""
-        spatial = key.endswith("spatial_pos")
-        positions = spatial or key.endswith("temporal_pos") or ".rel_pos_" in key
-        if not positions or table.shape[1:] != shape[1:]:
-            return None
-        if spatial and math.isqrt(len(table)) ** 2 != len(table):
-            return None
-        return resize_table(key, table, shape[0])
+        """See Classifier.resize."""
+        return fit_table(key, table, shape)
 
 
 def build(

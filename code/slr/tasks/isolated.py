@@ -1,6 +1,5 @@
 """Isolated signs: one clip, one gloss, a torchvision video classifier and cross-entropy."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,15 +13,15 @@ from slr.config import Config
 from slr.datasets import wlasl
 from slr.datasets.clips import ClipDataset
 from slr.errors import Mistake
-from slr.loading import EpochBatches, build_loader
+from slr.loading import EpochBatches, build_loader, worker_count
 from slr.losses import mixed_cross_entropy
 from slr.metrics import topk
 from slr.models.classifier import Classifier, init_from, parameter_groups
-from slr.models.weights import from_old, kinetics_file
-from slr.paths import Experiment, shown
+from slr.models.weights import from_old
+from slr.paths import shown
 from slr.runtime import Runtime
 from slr.task import Sums, Task
-from slr.tasks import isolated_report
+from slr.tasks import isolated_report, starting
 from slr.transforms import Augment, mixup, to_input
 from slr.video import open_source
 
@@ -42,7 +41,7 @@ class Isolated(Task):
         self._clips: dict[str, list[wlasl.Clip]] = {}
         self._numbers = {gloss: number for number, gloss in enumerate(classes)}
         self.model: Classifier = model.to(runtime.device)
-        if _channels_last(config, runtime):
+        if starting.channels_last(config, runtime.device.type):
             self.model = self.model.to(memory_format=torch.channels_last_3d)
 
     @classmethod
@@ -50,10 +49,10 @@ class Isolated(Task):
         """For training: classes from the prepared labels, weights as the config says; else both from `meta`."""
         root = paths.data_root(config.data.root)
         classes = wlasl.load_classes(root, config.split) if meta is None else list(meta["classes"])
-        weights = _pretrained(config) if meta is None else None
+        weights = starting.pretrained(config) if meta is None else None
         keys = config.model_params
         entry = MODELS[config.model]
-        extra = {"bn_momentum": _momentum(config)} if entry.batch_norm else {}
+        extra = {"bn_momentum": starting.momentum(config)} if entry.batch_norm else {}
         if entry.drop_path is not None:
             extra["drop_path"] = keys.drop_path
         model = builder_of(config.model)(len(classes), frames=config.data.num_frames, size=config.data.frame_size,
@@ -112,7 +111,7 @@ class Isolated(Task):
             raise Mistake(f"{len(missing)} of {self.size(part)} clips of the {part} set are not there any more",
                           ", ".join(missing[:5]), f"run python preprocess.py -as {name}"
                           + (f" --store {data.store}" if data.store != "video" else "") + " again")
-        augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter,
+        augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter, data.jitter_p,
                           self.config.training.mixup) if train else None
         dataset = ClipDataset(self.clips(part), source, num_frames=data.num_frames, frame_size=data.frame_size,
                               seed=seed, eval_resize=data.eval_resize, augment=augment,
@@ -120,8 +119,9 @@ class Isolated(Task):
         batches = EpochBatches(len(dataset), self.config.training.batch_size, shuffle=train, seed=seed,
                                rank=self.runtime.rank, world=self.runtime.world,
                                pairs=train and self.config.training.mixup > 0)
-        return build_loader(dataset, batches, workers=_workers(data.workers, self.runtime), prefetch=data.prefetch,
-                            pin_memory=data.pin_memory and self.runtime.device.type == "cuda")
+        device = self.runtime.device.type
+        return build_loader(dataset, batches, workers=worker_count(data.workers, device), prefetch=data.prefetch,
+                            pin_memory=data.pin_memory and device == "cuda")
 
     def prepare(self, batch: dict[str, Any], train: bool) -> dict[str, Any]:
         """Adds inputs (N, 3, T, S, S) float32, and in training each item's mixup partner and share."""
@@ -133,7 +133,7 @@ class Isolated(Task):
             inputs, ready["other"], ready["share"] = mixup(inputs, batch["draws"].to(device))
         if not train and self.order is not None:
             inputs = inputs[:, :, self.order]
-        if not _channels_last(self.config, self.runtime):
+        if not starting.channels_last(self.config, self.runtime.device.type):
             inputs = inputs.contiguous()
         return {**ready, "inputs": inputs}
 
@@ -180,45 +180,9 @@ def _table(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([row["logits"] for row in records]), np.array([row["label"] for row in records])
 
 
-def _channels_last(config: Config, runtime: Runtime) -> bool:
-    entry, choice = MODELS[config.model], config.training.channels_last
-    if choice != "auto":
-        return choice == "on"
-    return entry.channels_last_gpu if runtime.device.type == "cuda" else entry.channels_last_cpu
-
-
-def _workers(asked: int, runtime: Runtime) -> int:
-    """Loader processes; by default one a core on a GPU machine, and half the cores where they train as well."""
-    if asked >= 0:
-        return asked
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(8, max(1, cores if runtime.device.type == "cuda" else cores // 2))
-
-
-def _momentum(config: Config) -> float | None:
-    """Batch-norm's momentum: S3D's own 0.001 only where it starts from Kinetics; None is the model's default."""
-    keys, own = config.model_params, MODELS[config.model].pretrained_momentum
-    if keys.bn_momentum is not None or own is None:
-        return keys.bn_momentum
-    return own if keys.pretrained or keys.weights else 0.1
-
-
-def _pretrained(config: Config) -> Path | None:
-    """The file of the Kinetics weights, where the config wants them and nothing else replaces them."""
-    keys = config.model_params
-    if keys.init_from or not (keys.pretrained or keys.weights):
-        return None
-    if keys.weights:
-        return paths.HOME / Path(keys.weights).expanduser()
-    return kinetics_file(config.model)
-
-
 def _start_from(model: Classifier, where: str, name: str, classes: list[str]) -> None:
     """Weights of another experiment: a checkpoint file, or MODEL/SPLIT/EXP_NO for its best.pth."""
-    path = paths.HOME / Path(where).expanduser()
-    parts = where.split("/")
-    if len(parts) == 3 and not path.exists():
-        path = Experiment(parts[0], parts[1], parts[2]).newest_checkpoints().checkpoints / "best.pth"
+    path = starting.checkpoint_of(where)
     content = checkpoint.load(path)
     if content.get("model", name) != name:
         raise Mistake(f"{shown(path)} is of another model", f"{content['model']}, this is {name}",

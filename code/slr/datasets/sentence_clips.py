@@ -1,0 +1,127 @@
+"""Sentences as a torch data set: frames in, uint8 clips of different lengths out, packed into batches."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from slr.datasets.sentences import Sentence, read_images, steps_needed, time_steps
+from slr.loading import Key, collate
+from slr.runtime import generator
+from slr.transforms import Augment, center_box, crop_resize, draw, no_draw, random_box
+
+SHORTEST, LONGEST = 0.5, 1.5  # of a sentence's frames, in training
+Box = tuple[int, int, int, int]
+
+
+def longest(num_frames: int, most: int, every: int = 1) -> int:
+    """How many frames evaluation looks at: every `every`-th, `most` at most."""
+    return min(time_steps(num_frames, every), most)
+
+
+def is_feasible(sentence: Sentence, *, most: int, every: int, stride: int) -> bool:
+    """Whether a model with this temporal stride has enough time steps to say it."""
+    return time_steps(longest(sentence.num_frames, most, every), stride) >= steps_needed(sentence.gloss)
+
+
+def eval_indices(num_frames: int, most: int, every: int = 1) -> np.ndarray:
+    """(T,) every `every`-th frame; of more than `most` those in the middle."""
+    indices = np.arange(0, num_frames, every)
+    first = max(0, (len(indices) - most) // 2)
+    return indices[first:first + most]
+
+
+def train_indices(num_frames: int, most: int, every: int, multiple: int, least: int,
+                  rng: np.random.Generator) -> np.ndarray:
+    """(T,) sorted: a random subset of every `every`-th frame, or all of them and random repeats.
+
+    T is uniform in [0.5, 1.5] x their number, at least `least`, at most `most`, rounded up to a `multiple` (of which
+    `most` is one).
+    """
+    phase = int(rng.integers(min(every, num_frames)))
+    indices = np.arange(phase, num_frames, every)
+    count = max(int(round(rng.uniform(SHORTEST, LONGEST) * len(indices))), least, 1)
+    count = -(-min(count, most) // multiple) * multiple
+    if count <= len(indices):
+        return np.sort(rng.choice(indices, count, replace=False))
+    return np.sort(np.concatenate([indices, rng.choice(indices, count - len(indices))]))
+
+
+def on_frame(box: Box, side: int, height: int, width: int) -> Box:
+    """A box of a square with this side, on a frame that is stretched to that square."""
+    x0, y0, x1, y1 = box
+    left, top = math.floor(x0 * width / side), math.floor(y0 * height / side)
+    return left, top, max(left + 1, round(x1 * width / side)), max(top + 1, round(y1 * height / side))
+
+
+class SentenceDataset(Dataset):
+    """Items {ids, frames (T, S, S, 3) uint8, lengths, indices (T,), targets (U,), needed, reference, draws (6,)} for
+    `Key(epoch, item)`.
+
+    `indices` are the numbers of the frames; `targets` those of the glosses, 0 for one that `numbers` lacks; `needed`
+    the time steps that these take; `reference` the words to score against.
+
+    Whole frames are stretched to a square of frame_size, in training and in evaluation; training crops at random (one
+    crop a sentence), evaluation to 1 / eval_resize in the middle.
+    """
+
+    def __init__(self, sentences: Sequence[Sentence], numbers: Mapping[str, int], *, num_frames: int, frame_size: int,
+                 frame_stride: int = 1, stride: int = 1, multiple: int = 1, seed: int = 0, eval_resize: float = 1.0,
+                 augment: Augment | None = None, jitter_frames: bool = False):
+        self.sentences, self.numbers, self.seed = list(sentences), numbers, seed
+        self.num_frames, self.frame_size, self.frame_stride = num_frames, frame_size, frame_stride
+        self.stride, self.multiple, self.eval_resize = stride, multiple, eval_resize
+        self.augment, self.jitter_frames = augment, jitter_frames and augment is not None
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        sentence = self.sentences[key.item]
+        rng = generator(self.seed, key.epoch, sentence.id)
+        indices = self.indices(sentence, rng)
+        images = read_images(sentence, indices)
+        words = sentence.gloss if sentence.reference is None else sentence.reference
+        return {"ids": sentence.id, "set": sentence.set, "frames": self._cropped(images, rng), "indices": indices,
+                "lengths": np.int64(len(indices)), "needed": np.int64(steps_needed(sentence.gloss)),
+                "targets": [self.numbers.get(gloss, 0) for gloss in sentence.gloss], "reference": list(words),
+                "draws": draw(rng, self.augment) if self.augment else no_draw(), "ghost": key.ghost}
+
+    def lengths(self, epoch: int) -> list[int]:
+        """How many frames each item has in this epoch."""
+        return [len(self.indices(sentence, generator(self.seed, epoch, sentence.id))) for sentence in self.sentences]
+
+    def indices(self, sentence: Sentence, rng: np.random.Generator) -> np.ndarray:
+        """The frames to look at, 0-based: in training never fewer than the sentence's glosses need."""
+        if not self.jitter_frames:
+            return eval_indices(sentence.num_frames, self.num_frames, self.frame_stride)
+        least = self.stride * steps_needed(sentence.gloss)
+        return train_indices(sentence.num_frames, self.num_frames, self.frame_stride, self.multiple, least, rng)
+
+    def _cropped(self, images: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        height, width = images[0].shape[:2]
+        side = max(height, width)
+        if self.augment:
+            box = random_box(side, side, rng, self.augment.min_scale, self.augment.max_aspect)
+        else:
+            box = center_box(side, side, self.eval_resize)
+        return crop_resize(images, on_frame(box, side, height, width), self.frame_size)
+
+
+RAGGED = ("frames", "indices")
+
+
+def packed(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Frames one item after the other, (sum of T, S, S, 3); indices, targets and references in lists, the rest stacked.
+    """
+    batch = collate([{name: value for name, value in item.items() if name not in RAGGED} for item in items])
+    batch["frames"] = torch.from_numpy(np.concatenate([item["frames"] for item in items]))
+    return batch | {"indices": [item["indices"].tolist() for item in items]}
+
+
+def split(batch: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Each item's own frames (T, S, S, 3)."""
+    return list(batch["frames"].split(batch["lengths"].tolist()))

@@ -1,0 +1,335 @@
+"""The built-in sentences: the drawn signer says several signs in a row, filmed and annotated as PHOENIX-2014 is.
+
+    place = draw(paths.data_root(), "demo_continuous")      # data/SYNTHETIC/demo_continuous; preprocess.py reads it
+    times = read_times(place)                               # {id: [(start, stop), ...]}, a pair for every gloss
+
+The order of the glosses is chance: every gloss is as frequent as any other in every set, and what was said tells
+nothing of what follows, so that frames alone can be learned from. Signs follow each other without a cut: the hands move
+from where one sign ends to where the next begins, sometimes they wait where they are or sink to rest in between. No
+signer and no sentence is in two sets, and none of the signers is in a set of isolated signs. As in
+slr.datasets.synthetic nothing but the hands' movement, and how long their ways take, comes from the glosses.
+"""
+
+import functools
+import json
+import os
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from slr import paths
+from slr.datasets import synthetic
+from slr.datasets.phoenix import Entry, corpus_text, stm_text
+from slr.datasets.sentences import put
+from slr.datasets.signer import Image, Scene, Signer, make_scene, make_signer, render
+from slr.datasets.signs import POSITION, Array, Sign, blend, inventory
+from slr.datasets.synthetic import Motion
+from slr.datasets.wlasl_prepare import default_workers, spread
+from slr.errors import Mistake
+from slr.paths import SETS
+
+VERSION = 1  # of these sentences: a set that an older one has drawn is drawn anew
+FPS = 16
+FASTEST = 6  # shoulder widths a second: the mean speed of a hand from one sign to the next
+LENGTHS = (2, 3, 4, 5, 6, 7)  # glosses of a sentence, all equally often
+# Twenty of the inventory's first 52, far apart in hand shape, place and path; GO and COME, SUNRISE and SUNSET are each
+# other's reversal, so that no single frame tells them apart.
+CHOSEN = ("go", "come", "sunrise", "sunset", "tomorrow", "open", "thank you", "drink", "before", "chair", "cousin",
+          "school", "mother", "garden", "water", "weather", "rain", "winter", "street", "teacher")
+NAMES = {"train": "train", "val": "dev", "test": "test"}  # of the sets, in PHOENIX's files
+MANIFEST, TIMES = "drawn.json", "annotations/times.jsonl"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a split has: sentences and signers of train, val and test, and pixels of a frame's side."""
+
+    sentences: tuple[int, int, int]
+    signers: tuple[int, int, int]
+    pixels: int = 96
+
+    def __post_init__(self) -> None:
+        if any(sentences and not signers for sentences, signers in zip(self.sentences, self.signers, strict=True)):
+            raise ValueError(f"sentences that nobody signs: {self}")
+
+
+SIZES = {"demo_continuous": Size((1200, 100, 200), (120, 10, 20)),
+         "demo_continuous_small": Size((60, 12, 24), (12, 4, 6), 64)}
+
+
+@functools.cache
+def signs() -> tuple[Sign, ...]:
+    """The signs that the sentences are made of; `seed` never changes them."""
+    known = {sign.gloss: sign for sign in inventory(52)}
+    return tuple(known[gloss] for gloss in CHOSEN)
+
+
+def as_word(sign: Sign) -> str:
+    """Its gloss as corpora of sentences write it, one word: THANK-YOU."""
+    return sign.gloss.upper().replace(" ", "-")
+
+
+# --- what is said -------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Plan:
+    """One sentence to film: who says what in which set, and the seeds of everything else."""
+
+    id: str
+    set: str
+    signer_id: int
+    said: tuple[int, ...]  # of `signs()`
+    index: int
+    seed: tuple[int, int]  # the split's seed and its name's checksum
+
+    @property
+    def gloss(self) -> tuple[str, ...]:
+        return tuple(as_word(signs()[number]) for number in self.said)
+
+    @property
+    def video(self) -> str:
+        return f"{NAMES[self.set]}/{self.id}.mp4"
+
+
+def _rng(seed: tuple[int, int], purpose: str, number: int = 0) -> np.random.Generator:
+    return np.random.default_rng([*seed, zlib.crc32(purpose.encode()), number])
+
+
+def _dealt(count: int, rng: np.random.Generator, taken: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """So many sentences, none of `taken`: the glosses are a shuffled deck that holds all equally often.
+
+    Raises:
+        Mistake: there are not that many others.
+    """
+    if not count:
+        return []
+    ends = np.cumsum(rng.permutation(np.resize(rng.permutation(LENGTHS), count)))
+    deck = rng.permutation(np.resize(rng.permutation(len(CHOSEN)), ends[-1]))
+    for _ in range(1000):
+        sentences = [tuple(part.tolist()) for part in np.split(deck, ends[:-1])]
+        known = [end - 1 for end, sentence in zip(ends, sentences, strict=True) if sentence in taken]
+        if not known:
+            return sentences
+        for at in known:  # its last gloss changes places with any other
+            other = int(rng.integers(len(deck)))
+            deck[[at, other]] = deck[[other, at]]
+    raise Mistake(f"no {count} sentences that no other set has", f"of {len(CHOSEN)} glosses",
+                  "draw fewer: there are few sentences of two glosses")
+
+
+def plans(split: str, size: Size, seed: int) -> list[Plan]:
+    """All sentences of a split. The signers of a set say equally many; sets share neither signers nor sentences."""
+    seeds, out, people = (seed, zlib.crc32(split.encode())), list[Plan](), np.cumsum([0, *size.signers])
+    taken = set[tuple[int, ...]]()
+    for k, part in enumerate(SETS):
+        sentences = _dealt(size.sentences[k], _rng(seeds, f"sentences of {part}"), taken)
+        who = _rng(seeds, f"turns of {part}").permutation(np.resize(np.arange(*people[k:k + 2]), len(sentences)))
+        out += [Plan(f"{split}-{len(out) + i + 1:05d}", part, int(person), said, len(out) + i, seeds)
+                for i, (said, person) in enumerate(zip(sentences, who, strict=True))]
+        taken.update(sentences)
+    return out
+
+
+# --- how it is said -----------------------------------------------------------------------------------------
+
+def _joined(first: Motion, second: Motion, pause: int) -> Motion:
+    """Two motions that end and begin at rest, with a pause of so many frames in which one goes over into the other."""
+    s = np.arange(1, pause + 1) / (pause + 1)
+    body = first.body[-1] + (second.body[0] - first.body[-1]) * s[:, None]
+    shift = len(first.poses) + pause
+    return Motion(np.concatenate([first.poses, blend(first.poses[-1], second.poses[0], s), second.poses]),
+                  np.concatenate([first.body, body, second.body]),
+                  [*first.spans, *((start + shift, stop + shift) for start, stop in second.spans)])
+
+
+def _eased(motion: Motion) -> Motion:
+    """Between two signs of which one ends about where the other begins the hands sink and rise again by up to two
+    fifths of the way to rest: else a sign that returns to its start would, said twice, be a long one."""
+    poses = motion.poses.copy()
+    for (_, start), (stop, _) in zip(motion.spans, motion.spans[1:], strict=False):
+        way = np.linalg.norm(np.diff(poses[[start - 1, stop]][..., POSITION], axis=0), axis=-1).max()
+        depth = 0.4 * max(0.0, 1 - way / 0.5) * np.sin(np.pi * np.arange(1, stop - start + 1) / (stop - start + 1)) ** 2
+        poses[start:stop] = blend(poses[start:stop], poses[0], depth)
+    return Motion(poses, motion.body, motion.spans)
+
+
+def _course(motion: Motion, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Moments of the film in seconds, in order, and the frames of `motion` that are then shown: when each sign begins
+    and ends. A way takes the longer the farther it leads, the speed of everything varies, and hands may wait."""
+    edges = np.array([0, *(at for start, stop in motion.spans for at in (start, stop - 1)), len(motion.poses) - 1])
+    ways = np.linalg.norm(np.diff(motion.poses[edges][..., POSITION], axis=0)[::2], axis=-1).max(axis=1)
+    took, count = np.diff(edges) / synthetic.FPS / rng.uniform(1.0, 1.3), len(motion.spans)
+    took[1::2] *= rng.uniform(0.9, 1.15, count)
+    took[::2] = np.maximum(took[::2] * (0.2 + 1.1 * np.sqrt(np.maximum(ways, 0.6))), ways / FASTEST)
+    waits = np.zeros(len(edges))
+    waits[[0, -1]] = rng.uniform(0, 0.4, 2)
+    waits[2:-2:2] = rng.uniform(0.2, 0.7, count - 1) * (rng.random(count - 1) < 0.1)
+    leaves = np.cumsum(waits + [0, *took])
+    return np.stack([leaves - waits, leaves], axis=1).ravel(), np.repeat(edges, 2)
+
+
+def _filmed(motion: Motion, rng: np.random.Generator) -> Motion:
+    """The motion as a film of FPS shows it; while the hands wait the body goes on moving."""
+    moments, shown = _course(motion, rng)
+    frames = int(moments[-1] * FPS) + 1
+    at = np.interp(np.arange(frames) / FPS, moments, shown)
+    low = np.minimum(at.astype(int), len(motion.poses) - 2)
+    clock, every = np.linspace(0, len(motion.body) - 1, frames), np.arange(len(motion.body))
+    body = np.stack([np.interp(clock, every, track) for track in motion.body.T], axis=1)
+    begins, ends = moments[3:-2:4] * FPS, moments[4:-2:4] * FPS
+    spans = [(int(np.ceil(a)), int(b) + 1) for a, b in zip(begins, ends, strict=True)]
+    return Motion(blend(motion.poses[low], motion.poses[low + 1], at - low), body, spans)
+
+
+def _said(said: list[Sign], signer: Signer, rng: np.random.Generator) -> Motion:
+    """The signs as a film of FPS shows them; the hands of one longer sentence in four sink to rest once on the way."""
+    rest = synthetic.resting(signer, rng)
+    falls, cut, pause = rng.random() < 0.25, int(rng.integers(1, max(len(said), 2))), int(rng.integers(1, 6))
+    parts = [said[:cut], said[cut:]] if falls and len(said) > 2 else [said]
+    films = [_filmed(_eased(synthetic.sentence(part, signer, rng, rest=rest)), rng) for part in parts]
+    return films[0] if len(films) == 1 else _joined(films[0], films[1], pause)
+
+
+@dataclass(frozen=True)
+class Film:
+    """What a plan comes to: `motion` at FPS, its `spans` being the first frame and the last + 1 of every sign."""
+
+    signer: Signer
+    scene: Scene
+    motion: Motion
+
+    def frames(self) -> Image:
+        """uint8 (T, H, W, 3), RGB."""
+        return render(self.signer, self.scene, self.motion.poses, self.motion.body)
+
+
+def film(plan: Plan, pixels: int) -> Film:
+    """Signer, scene and motion of a plan."""
+    rng, signer = _rng(plan.seed, "film", plan.index), make_signer(_rng(plan.seed, "signer", plan.signer_id))
+    scene = make_scene(signer, rng, pixels)
+    return Film(signer, scene, _said([signs()[number] for number in plan.said], signer, rng))
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Frames (T, H, W, 3), RGB, as MPEG-4: put in place whole."""
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    writer = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (frames.shape[2], frames.shape[1]))
+    if not writer.isOpened():
+        raise Mistake("OpenCV cannot write MPEG-4 video", str(aside), "install opencv-python's own wheel")
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    os.replace(aside, path)
+
+
+def _work(folder: Path, pixels: int, plan: Plan) -> dict[str, Any]:
+    """Draw one sentence where it is missing; its line of TIMES."""
+    made, path = film(plan, pixels), folder / plan.video
+    if not path.exists():
+        _write_video(path, made.frames())
+    return {"id": plan.id, "set": plan.set, "gloss": plan.gloss, "num_frames": len(made.motion.poses),
+            "spans": made.motion.spans}
+
+
+def _annotations(place: Path) -> dict[str, tuple[Path, Path]]:
+    """The corpus csv and the STM of every set."""
+    return {part: (place / "annotations" / "manual" / f"{name}.corpus.csv",
+                   place / "evaluation" / f"synthetic-groundtruth-{name}.stm") for part, name in NAMES.items()}
+
+
+def _videos(place: Path, size: Size) -> Path:
+    return place / "features" / f"fullFrame-{size.pixels}x{size.pixels}px"
+
+
+def _cleared(place: Path, parameters: str) -> None:
+    """Make `place` ready: what other parameters or a broken run have left there goes.
+
+    Raises:
+        Mistake: something is there that was not drawn.
+    """
+    manifest = place / MANIFEST
+    if not manifest.exists() and place.is_dir() and any(place.iterdir()):
+        raise Mistake("these sentences were not drawn here and are left alone", paths.shown(place),
+                      "move them, or choose another name")
+    same = manifest.exists() and manifest.read_text(encoding="utf-8") == parameters
+    if not same:
+        for path in (place / TIMES, *(file for files in _annotations(place).values() for file in files)):
+            path.unlink(missing_ok=True)
+    for path in place.glob("features/fullFrame-*/*/*.mp4"):
+        if not same or path.name.startswith("."):
+            path.unlink()
+    put(manifest, parameters)
+
+
+def draw(root: Path, split: str = "demo_continuous", seed: int = 42, size: Size | None = None,
+         workers: int | None = None, progress: bool = False) -> Path:
+    """Draw a split of sentences in PHOENIX-2014's form, `<root>/SYNTHETIC/<split>`: a corpus csv and an STM of every
+    set, a video a sentence, and TIMES. What the same parameters have drawn already is kept; the csv files come last.
+
+    Args:
+        size: how much of it; else what SIZES says of this split, or of demo_continuous.
+        workers: processes, by default one a core; 0: this one.
+
+    Returns:
+        The folder, which preprocess.py reads as annotations and frames.
+
+    Raises:
+        Mistake: something else is in the folder, a sentence cannot be drawn, or there are not so many.
+    """
+    size = size or SIZES.get(split, SIZES["demo_continuous"])
+    place, todo = root / "SYNTHETIC" / split, plans(split, size, seed)
+    parameters = {"version": [VERSION, synthetic.VERSION], "split": split, "seed": seed, **asdict(size)}
+    _cleared(place, json.dumps(parameters) + "\n")
+    missing = [plan for plan in todo if not (_videos(place, size) / plan.video).exists()]
+    written = all(file.exists() for files in _annotations(place).values() for file in files)
+    if missing or not written:
+        _write_annotations(place, todo, _drawn(place, size, todo, len(missing), workers, progress))
+    return place
+
+
+def _drawn(place: Path, size: Size, todo: list[Plan], missing: int, workers: int | None,
+           progress: bool) -> dict[str, dict[str, Any]]:
+    """The lines of TIMES by the ids of the plans; every video is then there."""
+    folder = _videos(place, size)
+    for name in NAMES.values():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    workers = default_workers() if workers is None else workers
+    workers = min(workers, missing // 32)  # a few videos are not worth a process
+    lines = dict[str, dict[str, Any]]()
+    with tqdm(total=len(todo), desc=f"drawing {place.name}", unit="sentence", disable=not progress) as bar:
+        for plan, line in spread(functools.partial(_work, folder, size.pixels), todo, workers):
+            if line is None:
+                raise Mistake(f"{plan.id} cannot be drawn", "its process died", "run it again, with fewer --workers")
+            lines[plan.id] = line
+            bar.update()
+    return lines
+
+
+def _write_annotations(place: Path, todo: list[Plan], lines: dict[str, dict[str, Any]]) -> None:
+    put(place / TIMES, "".join(json.dumps(lines[plan.id]) + "\n" for plan in todo))
+    for part, (corpus, stm) in _annotations(place).items():
+        entries = [Entry(plan.id, part, f"Signer{plan.signer_id + 1:02d}", plan.gloss, folder=plan.video)
+                   for plan in todo if plan.set == part]
+        put(stm, stm_text(entries))
+        put(corpus, corpus_text(entries))
+
+
+def read_times(place: Path) -> dict[str, list[tuple[int, int]]]:
+    """{id: (start, stop) of every gloss}: 0-based frames, `stop` is one past the last. Transitions belong to none.
+
+    Raises:
+        Mistake: they are not there.
+    """
+    path = place / TIMES
+    if not path.is_file():
+        raise Mistake("no times of glosses", f"{paths.shown(path)} is missing", "only drawn sentences have them")
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["id"]: [(start, stop) for start, stop in row["spans"]] for row in rows}

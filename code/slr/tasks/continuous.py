@@ -1,0 +1,286 @@
+"""Continuous signing: a sentence of frames, its glosses, a backbone over time with the gloss head, and CTC."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from slr import checkpoint, decoding, paths
+from slr.catalogue import MODELS, builder_of
+from slr.config import LENGTHS, Config
+from slr.datasets import sentence_clips, sentences
+from slr.datasets.sentence_clips import SentenceDataset
+from slr.datasets.sentences import Sentence
+from slr.errors import Mistake
+from slr.loading import EpochBatches, build_loader, worker_count
+from slr.losses import ctc
+from slr.metrics import wer
+from slr.metrics.cleanup import CLEANUPS
+from slr.models.classifier import load_backbone, parameter_groups
+from slr.models.sentence import SentenceModel, init_from
+from slr.models.weights import from_old
+from slr.paths import shown
+from slr.runtime import Runtime
+from slr.task import Sums, Task
+from slr.tasks import continuous_report, starting
+from slr.transforms import Augment, to_input
+
+Output = tuple[torch.Tensor, torch.Tensor]
+
+
+class Continuous(Task):
+    """The task `continuous`: batches are those of `sentence_clips.packed`, the model's output is logits and steps.
+
+    `classes` are the glosses by number, the blank of CTC first. Sets are loaded once; of the training set the
+    sentences that `left_out` names are not used.
+    """
+
+    headline: ClassVar[tuple[str, float]] = ("wer", 1.0)
+    table: ClassVar[str] = "wer"
+
+    def __init__(self, config: Config, runtime: Runtime, model: SentenceModel, classes: list[str]):
+        assert config.decoding
+        self.config, self.runtime, self.classes = config, runtime, classes
+        self.root = paths.data_root(config.data.root)
+        self.entry, self.split, self.decoding = MODELS[config.model], config.split, config.decoding
+        self.cleanup, self._stride = _cleanup(config), model.stride
+        self.numbers = {gloss: number for number, gloss in enumerate(classes) if number}
+        self._sentences: dict[str, list[Sentence]] = {}
+        self._left_out: dict[str, str] = {}
+        self.model: SentenceModel = model.to(runtime.device)
+        self._channels_last = starting.channels_last(config, runtime.device.type)
+        if self._channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last_3d)
+
+    @classmethod
+    def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "Continuous":
+        """For training: glosses from the prepared split, weights as the config says; else both from `meta`."""
+        root = paths.data_root(config.data.root)
+        classes = sentences.load_vocabulary(root, config.split) if meta is None else list(meta["classes"])
+        weights = starting.pretrained(config) if meta is None else None
+        model = builder_of(config.model)(
+            len(classes), frames=config.data.num_frames, size=config.data.frame_size,
+            drop_p=config.model_params.drop_p, weights=weights, **_own_options(config))
+        if meta is None and config.model_params.init_from:
+            _start_from(model, config, classes)
+        return cls(config, runtime, model, classes)
+
+    def meta(self) -> dict[str, Any]:
+        data = self.config.data
+        return {"classes": self.classes, "mean": list(self.entry.mean), "std": list(self.entry.std),
+                "num_frames": data.num_frames, "frame_size": data.frame_size, "frame_stride": data.frame_stride,
+                "eval_resize": data.eval_resize, "subtract_clip_mean": data.subtract_clip_mean,
+                "data_hash": sentences.data_hash(self.root, self.split)}
+
+    def groups(self) -> list[dict[str, Any]]:
+        self._check_validation()
+        keys = self.config.optimizer
+        rates = {"backbone": (keys.backbone_init_lr, keys.backbone_weight_decay),
+                 "classifier": (keys.classifier_init_lr, keys.classifier_weight_decay)}
+        return [{"name": name, "params": params, "lr": rates[name][0], "weight_decay": rates[name][1]}
+                for name, params in parameter_groups(self.model).items()]
+
+    def _check_validation(self) -> None:
+        """What would only be found out after the first epoch."""
+        stopping, reasons = self.config.early_stopping, [self._useless(sentence) for sentence in self.sentences("val")]
+        if stopping and stopping.metric == ("val", "wer") and not reasons:
+            raise Mistake("early stopping cannot watch the WER", "there is no validation set", "watch the loss")
+        if reasons and all(reasons):
+            raise Mistake("no sentence of the validation set has a loss", reasons[0],
+                          "see report.json of preprocess.py")
+
+    # --- data -----------------------------------------------------------------------------------------------
+
+    def sentences(self, part: str) -> list[Sentence]:
+        """The sentences of a set, read once; none where the split has no such set."""
+        if part not in self._sentences:
+            found = sentences.load_sentences(self.root, self.split, part)
+            reasons = {s.id: self._useless(s) for s in found} if part == "train" else {}
+            self._left_out |= {name: why for name, why in reasons.items() if why}
+            self._sentences[part] = [s for s in found if not reasons.get(s.id)]
+        return self._sentences[part]
+
+    def _useless(self, sentence: Sentence) -> str:
+        """Why nothing can be learnt from a sentence; "" where it can."""
+        data = self.config.data
+        unknown = [gloss for gloss in sentence.gloss if gloss not in self.numbers]
+        if not sentence.gloss:
+            return "no gloss"
+        if unknown:
+            return f"glosses that the vocabulary lacks: {', '.join(unknown)}"
+        if not sentence_clips.is_feasible(sentence, most=data.num_frames, every=data.frame_stride, stride=self._stride):
+            return f"too few frames for its glosses: {sentence.num_frames} for {' '.join(sentence.gloss)}"
+        return ""
+
+    def left_out(self) -> dict[str, str]:
+        self.sentences("train")
+        return self._left_out
+
+    def keep_first_items(self, first: int) -> None:
+        self._sentences["train"] = self._sentences["val"] = self.sentences("train")[:first]
+
+    def size(self, part: str) -> int:
+        return len(self.sentences(part))
+
+    def loader(self, part: str, train: bool) -> Any:
+        data, seed, device = self.config.data, self.config.experiment.seed, self.runtime.device.type
+        found = self.sentences(part)
+        _refuse_missing(found, part, self.split)
+        augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter, data.jitter_p) if train else None
+        dataset = SentenceDataset(found, self.numbers, num_frames=data.num_frames, frame_size=data.frame_size,
+                                  frame_stride=data.frame_stride, stride=self._stride, multiple=LENGTHS, seed=seed,
+                                  eval_resize=data.eval_resize, augment=augment, jitter_frames=data.jitter_frames)
+        batches = EpochBatches(len(dataset), self.config.training.batch_size, shuffle=train, seed=seed,
+                               rank=self.runtime.rank, world=self.runtime.world,
+                               lengths=dataset.lengths)
+        return build_loader(dataset, batches, workers=worker_count(data.workers, device), prefetch=data.prefetch,
+                            pin_memory=data.pin_memory and device == "cuda", collate_fn=sentence_clips.packed)
+
+    # --- what the engine asks for ---------------------------------------------------------------------------
+
+    def prepare(self, batch: dict[str, Any], train: bool) -> dict[str, Any]:
+        """Adds inputs (N, 3, T, S, S) float32, zeros behind an item's end. An item's own are those it has alone."""
+        lengths, device = batch["lengths"], self.runtime.device
+        size = batch["frames"].shape[1]
+        inputs = torch.zeros(len(lengths), int(lengths.max()), size, size, 3, device=device).permute(0, 4, 1, 2, 3)
+        for row, frames, draws in zip(inputs, sentence_clips.split(batch), batch["draws"], strict=True):
+            row[:, :len(frames)] = to_input(frames[None].to(device, non_blocking=True), draws[None], self.entry.mean,
+                                            self.entry.std, subtract_clip_mean=self.config.data.subtract_clip_mean)[0]
+        return {**batch, "inputs": inputs if self._channels_last else inputs.contiguous(), "train": train}
+
+    def forward(self, model: nn.Module, batch: dict[str, Any]) -> Output:
+        """Logits (N, T', K) and how many of the T' time steps each item has (N,)."""
+        logits, steps = model(batch["inputs"], batch["lengths"])
+        return logits.float(), steps
+
+    def losses(self, output: Output, batch: dict[str, Any]) -> Sums:
+        """CTC over the items that can be aligned; in evaluation also 100 x errors of the best paths over words."""
+        log_probs, steps = output[0].log_softmax(2), output[1]
+        rows = self._alignable(batch, steps)
+        found: Sums = {"loss": (_ctc(log_probs, steps, batch["targets"], rows), len(rows))}
+        if not batch["train"]:
+            mode = wer.headline(self.cleanup)
+            hypotheses = self._words(decoding.greedy(log_probs.detach(), steps))
+            kinds = [step for ref, hyp in zip(batch["reference"], hypotheses, strict=True)
+                     for step in wer.sentence_steps(ref, hyp, mode, self.cleanup)]
+            errors = sum(step.kind != "C" for step in kinds)
+            words = sum(step.ref is not None for step in kinds)
+            found["wer"] = (torch.tensor(100.0 * errors, device=log_probs.device), words)
+        return found
+
+    @staticmethod
+    def _alignable(batch: dict[str, Any], steps: torch.Tensor) -> list[int]:
+        """The items whose glosses are all known and have room in their time steps."""
+        room = (batch["needed"] <= steps.cpu()).tolist()
+        return [i for i, targets in enumerate(batch["targets"]) if room[i] and 0 not in targets]
+
+    def _words(self, labellings: list[tuple[int, ...]]) -> list[list[str]]:
+        return [[self.classes[number] for number in labels] for labels in labellings]
+
+    def decode(self, output: Output, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
+        """Records {id, set, reference, hypothesis, greedy, score, spans, steps, posteriors}.
+
+        hypothesis is the best of the beam search, score its log-probability; spans are (gloss, first frame, one past
+        the last frame, log-probability) of its best path; steps (T' + 1,) are the frames at which time steps begin;
+        posteriors (1 + U, T') float32 are those of the blank and of each gloss said, over the time steps.
+        """
+        log_probs, steps = output[0].log_softmax(2).cpu(), output[1].cpu()
+        greedy = self._words(decoding.greedy(log_probs, steps))
+        width = search.get("beam_width", self.decoding.beam_width)
+        best = [beam[0] for beam in decoding.beam_search(log_probs, steps, width)]
+        aligned = decoding.align(log_probs, steps, [found.labels for found in best])
+        records = []
+        for i, (found, path) in enumerate(zip(best, aligned, strict=True)):
+            edges = _edges(batch["indices"][i], int(steps[i]), self._stride)
+            records.append({
+                "id": batch["ids"][i], "set": batch["set"][i], "reference": batch["reference"][i],
+                "hypothesis": [self.classes[number] for number in found.labels], "greedy": greedy[i],
+                "score": found.score, "steps": edges,
+                "spans": [(self.classes[s.label], edges[s.start], edges[s.stop], s.score) for s in path.spans],
+                "posteriors": log_probs[i, :int(steps[i])][:, [0, *found.labels]].T.exp().numpy()})
+        return records
+
+    # --- what a person reads --------------------------------------------------------------------------------
+
+    def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        """wer (of the mode that counts), the counts of every mode, and the rates of the best paths."""
+        return continuous_report.figures(records, self.cleanup, self.config.split, self.decoding.beam_width)
+
+    def summary(self, records: list[dict[str, Any]]) -> str:
+        return continuous_report.summary(self.score(records), records, self.cleanup)
+
+    def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
+        """predictions.jsonl, hypothesis.ctm, reference.stm, glosses.csv, details.json (unless tables=False), and the
+        pictures that `graphs` names."""
+        found = {(row["set"], row["id"]): row for row in records}
+        known = {(s.set, s.id): s for part in self._sentences.values() for s in part if (s.set, s.id) in found}
+        return continuous_report.write(
+            [found[key] for key in known], list(known.values()), folder, name, cleanup=self.cleanup,
+            split=self.config.split, fps=self.decoding.fps,
+            title=f"{self.config.model} on {self.config.split}, {name}", **options)
+
+
+def _cleanup(config: Config) -> str:
+    """Whose rules clean the glosses that are scored."""
+    assert config.decoding
+    if config.decoding.cleanup != "auto":
+        return config.decoding.cleanup
+    return config.split if config.split in CLEANUPS else "none"
+
+
+def _ctc(log_probs: torch.Tensor, steps: torch.Tensor, targets: list[list[int]], rows: list[int]) -> torch.Tensor:
+    """The sum of the losses of the items `rows`; of none it is 0."""
+    if not rows:
+        return log_probs.sum() * 0
+    own = [torch.tensor(targets[i], dtype=torch.long) for i in rows]
+    labels = nn.utils.rnn.pad_sequence(own, batch_first=True)
+    lengths = torch.tensor([len(labels) for labels in own])
+    chosen = log_probs if len(rows) == len(targets) else log_probs[rows]
+    return ctc(chosen, steps[rows], labels, lengths)[0]
+
+
+def _edges(indices: list[int], steps: int, stride: int) -> list[int]:
+    """The frames at which the time steps begin, and where the last one ends; (T' + 1,)."""
+    return [indices[stride * step] for step in range(steps)] + [indices[-1] + 1]
+
+
+def _refuse_missing(found: list[Sentence], part: str, split: str) -> None:
+    there: dict[Path, bool] = {}
+    missing = []
+    for sentence in found:
+        path = sentence.path
+        if sentence.frames is None or not there.setdefault(path, path.exists()):
+            missing.append(f"{sentence.id} ({shown(path) if sentence.frames else 'prepared without frames'})")
+    if missing:
+        raise Mistake(f"the frames of {len(missing)} of {len(found)} sentences of the {part} set are not there",
+                      ", ".join(missing[:5]), f"run python preprocess.py -as {split} again")
+
+
+def _own_options(config: Config) -> dict[str, Any]:
+    """The options that only some models have."""
+    entry, keys = MODELS[config.model], config.model_params
+    started = bool(keys.init_from or keys.pretrained or keys.weights)
+    options: dict[str, Any] = {}
+    if entry.batch_norm:
+        options["bn_momentum"] = starting.momentum(config)
+    if entry.drop_path is not None:
+        options["drop_path"] = keys.drop_path
+    if entry.freezable:
+        options["frozen_blocks"] = int(started) if keys.frozen_blocks is None else keys.frozen_blocks
+    return options
+
+
+def _start_from(model: SentenceModel, config: Config, classes: list[str]) -> None:
+    """Weights of another experiment: of this model, or of the isolated one that its backbone is of."""
+    path = starting.checkpoint_of(config.model_params.init_from)
+    content = checkpoint.load(path)
+    fitting = (config.model, MODELS[config.model].starts_from)
+    if content.get("model", fitting[1]) not in fitting:
+        raise Mistake(f"{shown(path)} is of another model", f"{content['model']}, this is {config.model}",
+                      f"set model_params.init_from to a checkpoint of {' or '.join(filter(None, fitting))}")
+    state = content["model_state_dict"]
+    if content.get("model") == config.model:
+        model.report = init_from(model, state, content["meta"]["classes"], classes, shown(path))
+    else:
+        model.report = load_backbone(model, from_old(state, str(fitting[1])), shown(path))

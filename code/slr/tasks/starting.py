@@ -1,0 +1,43 @@
+"""The weights that a task's model starts from, and what follows from them."""
+
+from pathlib import Path
+
+from slr import paths
+from slr.catalogue import MODELS
+from slr.config import Config
+from slr.models.weights import kinetics_file
+from slr.paths import Experiment
+
+
+def pretrained(config: Config) -> Path | None:
+    """The file of the Kinetics weights, where the config wants them and nothing else replaces them."""
+    keys = config.model_params
+    if keys.init_from or not (keys.pretrained or keys.weights):
+        return None
+    if keys.weights:
+        return paths.HOME / Path(keys.weights).expanduser()
+    return kinetics_file(config.model)
+
+
+def checkpoint_of(where: str) -> Path:
+    """What `init_from` names: a checkpoint file, or MODEL/SPLIT/EXP_NO for its best.pth."""
+    path, parts = paths.HOME / Path(where).expanduser(), where.split("/")
+    if len(parts) == 3 and not path.exists():
+        path = Experiment(parts[0], parts[1], parts[2]).newest_checkpoints().checkpoints / "best.pth"
+    return path
+
+
+def momentum(config: Config) -> float | None:
+    """Batch-norm's momentum: S3D's own 0.001 only where it starts from Kinetics; None is the model's default."""
+    keys, own = config.model_params, MODELS[config.model].pretrained_momentum
+    if keys.bn_momentum is not None or own is None:
+        return keys.bn_momentum
+    return own if keys.pretrained or keys.weights else 0.1
+
+
+def channels_last(config: Config, device: str) -> bool:
+    """Whether the model takes that memory format on a cpu or on cuda."""
+    entry, choice = MODELS[config.model], config.training.channels_last
+    if choice != "auto":
+        return choice == "on"
+    return entry.channels_last_gpu if device == "cuda" else entry.channels_last_cpu
