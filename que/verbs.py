@@ -393,6 +393,8 @@ def _text(path: Path) -> str:
 
 def do_load(store: Store, args: Namespace) -> Answer:
     """Add the jobs of a saved file that are not here, under new ids; what ran then waits to be resumed."""
+    if not Path(args.file).is_file():
+        raise Mistake("there is no such file", args.file, "give one that `que save` wrote")
     content = commands.read_json(Path(args.file))
     if content.get("version") != 1 or not isinstance(content.get("jobs"), list):
         raise Mistake("this was not written by `que save`", args.file, "give such a file")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_models import stir
 from torch import nn
 from torch.nn.functional import conv1d, ctc_loss, layer_norm
 from torchvision.models import video
@@ -22,17 +23,6 @@ NAMES = ["S3D_CTC", "R3D_18_CTC", "R(2+1)D_18_CTC", "Swin3D_T_CTC", "MViTv2_S_CT
 CONVOLUTIONAL = NAMES[:3]
 SIDE = 24
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
-
-
-def stir(net: nn.Module) -> nn.Module:
-    """Other values in batch-norm's statistics and in biases than those of a new net, which hide mistakes."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, tensor in net.state_dict().items():
-            if tensor.dim() == 1 and tensor.is_floating_point():
-                noise = torch.rand(tensor.shape, generator=generator) * 0.2
-                tensor.copy_(tensor + noise if not name.endswith("running_mean") else noise)
-    return net
 
 
 def small(name: str, classes: int = CLASSES, **options):

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from slr import paths
+from slr.datasets.files import put
 from slr.datasets.wlasl import read_class_list
 from slr.errors import Mistake
 from slr.paths import SETS
@@ -165,17 +166,6 @@ def from_row(row: Any) -> Sentence:
                     _field(row, "text", str, ""), reference)
 
 
-def put(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, path)
-
-
 def write_sentences(path: Path, sentences: Iterable[Sentence]) -> None:
     put(path, "".join(json.dumps(to_row(sentence), ensure_ascii=False) + "\n" for sentence in sentences))
 
@@ -261,6 +251,7 @@ def data_hash(root: Path, split: str) -> str:
 # --- frames -------------------------------------------------------------------------------------------------
 
 _ARCHIVES: dict[tuple[int, Path], zipfile.ZipFile] = {}
+# zipfile's own, and what it raises for a password (RuntimeError) or a method it does not know (NotImplementedError)
 ZIP_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from slr import paths
+from slr.datasets.files import put
 from slr.datasets.phoenix import (
     SET_NAMES,
     Entry,
@@ -47,7 +48,6 @@ from slr.datasets.sentences import (
     archive,
     decode,
     is_inside,
-    put,
     steps_needed,
     time_steps,
     unzipped,

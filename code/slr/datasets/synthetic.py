@@ -272,11 +272,11 @@ def _entry(plan: Plan, made: Recording) -> dict[str, Any]:
             "source": "synthetic", "split": plan.set, "url": "", "variation_id": 0, "video_id": plan.video_id}
 
 
-def _write_video(path: Path, frames: Image) -> None:
-    """Write frames `(T, H, W, 3)` RGB as MPEG-4 at 25 fps, aside first."""
+def write_video(path: Path, frames: Image, fps: int = FPS) -> None:
+    """Write frames `(T, H, W, 3)` RGB as MPEG-4, aside first."""
     aside = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     height, width = frames.shape[1:3]
-    writer = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height))
+    writer = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise Mistake("OpenCV cannot write MPEG-4 video", str(aside), "install opencv-python's own wheel")
     for frame in frames:
@@ -299,7 +299,7 @@ def _work(task: tuple[Plan, int, Path]) -> dict[str, Any]:
     plan, size, folder = task
     made, path = recording(plan, size), folder / f"{plan.video_id}.mp4"
     if not path.exists():
-        _write_video(path, render(made.signer, made.scene, made.motion.poses, made.motion.body))
+        write_video(path, render(made.signer, made.scene, made.motion.poses, made.motion.body))
     return _entry(plan, made)
 
 

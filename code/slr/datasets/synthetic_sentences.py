@@ -12,24 +12,21 @@ slr.datasets.synthetic nothing but the hands' movement, and how long their ways 
 
 import functools
 import json
-import os
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from slr import paths
 from slr.datasets import synthetic
+from slr.datasets.files import put
 from slr.datasets.phoenix import Entry, corpus_text, stm_text
-from slr.datasets.sentences import put
 from slr.datasets.signer import Image, Scene, Signer, make_scene, make_signer, render
 from slr.datasets.signs import POSITION, Array, Sign, blend, inventory
-from slr.datasets.synthetic import Motion
+from slr.datasets.synthetic import Motion, write_video
 from slr.datasets.wlasl_prepare import default_workers, spread
 from slr.errors import Mistake
 from slr.paths import SETS
@@ -218,23 +215,11 @@ def film(plan: Plan, pixels: int) -> Film:
 
 # --- files --------------------------------------------------------------------------------------------------
 
-def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Frames (T, H, W, 3), RGB, as MPEG-4: put in place whole."""
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    writer = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (frames.shape[2], frames.shape[1]))
-    if not writer.isOpened():
-        raise Mistake("OpenCV cannot write MPEG-4 video", str(aside), "install opencv-python's own wheel")
-    for frame in frames:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
-    os.replace(aside, path)
-
-
 def _work(folder: Path, pixels: int, plan: Plan) -> dict[str, Any]:
     """Draw one sentence where it is missing; its line of TIMES."""
     made, path = film(plan, pixels), folder / plan.video
     if not path.exists():
-        _write_video(path, made.frames())
+        write_video(path, made.frames(), FPS)
     return {"id": plan.id, "set": plan.set, "gloss": plan.gloss, "num_frames": len(made.motion.poses),
             "spans": made.motion.spans}
 

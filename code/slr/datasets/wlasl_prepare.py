@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slr import paths
+from slr.datasets.files import put
 from slr.datasets.wlasl import OLDER, PREPARED, Annotations, Clip, class_list_beside, read_annotations
 from slr.errors import Mistake
 from slr.paths import SETS
@@ -383,7 +384,7 @@ def write_labels(prepared: Prepared, folder: Path) -> None:
         rows = [_row(prepared, clip) for clip in prepared.clips if clip.set == name]
         write_json(folder / PREPARED.format(set=name), rows)
     class_list = "".join(f"{n}\t{gloss}\n" for n, gloss in enumerate(prepared.classes))
-    _write_text(folder / "class_list.txt", class_list)
+    put(folder / "class_list.txt", class_list)
     write_json(folder / "report.json", prepared.report)
 
 
@@ -407,7 +408,7 @@ def adopt(file: Path, root: Path, split: str, replace: bool = False) -> Path:
                           "choose another name behind -as, or say --replace")
     for path, place in copies.items():
         place.parent.mkdir(parents=True, exist_ok=True)
-        _write_text(place, path.read_text(encoding="utf-8"))
+        put(place, path.read_text(encoding="utf-8"))
     return target
 
 
@@ -438,16 +439,7 @@ def _row(prepared: Prepared, clip: Clip) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    _write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, path)
+    put(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def _source(prepared: Prepared, settings: StoreSettings, clip: Clip) -> dict[str, Any]:

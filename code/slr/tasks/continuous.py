@@ -17,7 +17,7 @@ from slr.loading import EpochBatches, build_loader, worker_count
 from slr.losses import ctc
 from slr.metrics import wer
 from slr.metrics.cleanup import CLEANUPS
-from slr.models.classifier import load_backbone, parameter_groups
+from slr.models.classifier import load_backbone
 from slr.models.sentence import SentenceModel, init_from
 from slr.models.weights import from_old
 from slr.paths import shown
@@ -75,11 +75,7 @@ class Continuous(Task):
 
     def groups(self) -> list[dict[str, Any]]:
         self._check_validation()
-        keys = self.config.optimizer
-        rates = {"backbone": (keys.backbone_init_lr, keys.backbone_weight_decay),
-                 "classifier": (keys.classifier_init_lr, keys.classifier_weight_decay)}
-        return [{"name": name, "params": params, "lr": rates[name][0], "weight_decay": rates[name][1]}
-                for name, params in parameter_groups(self.model).items()]
+        return starting.groups(self.config, self.model)
 
     def _check_validation(self) -> None:
         """What would only be found out after the first epoch."""

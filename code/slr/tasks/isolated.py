@@ -16,7 +16,7 @@ from slr.errors import Mistake
 from slr.loading import EpochBatches, build_loader, worker_count
 from slr.losses import mixed_cross_entropy
 from slr.metrics import topk
-from slr.models.classifier import Classifier, init_from, parameter_groups
+from slr.models.classifier import Classifier, init_from
 from slr.models.weights import from_old
 from slr.paths import shown
 from slr.runtime import Runtime
@@ -71,11 +71,7 @@ class Isolated(Task):
     def groups(self) -> list[dict[str, Any]]:
         check_clip(self.config.model, self.config.data.num_frames, self.config.data.frame_size,
                    training_on_cpu=self.runtime.device.type == "cpu")
-        keys = self.config.optimizer
-        rates = {"backbone": (keys.backbone_init_lr, keys.backbone_weight_decay),
-                 "classifier": (keys.classifier_init_lr, keys.classifier_weight_decay)}
-        return [{"name": name, "params": params, "lr": rates[name][0], "weight_decay": rates[name][1]}
-                for name, params in parameter_groups(self.model).items()]
+        return starting.groups(self.config, self.model)
 
     def clips(self, part: str) -> list[wlasl.Clip]:
         """The clips of a set, read once; none where the split has no such set."""

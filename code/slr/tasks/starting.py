@@ -1,10 +1,12 @@
-"""The weights that a task's model starts from, and what follows from them."""
+"""What tasks with a backbone and a classifier share: the weights that these start from, and how they are trained."""
 
 from pathlib import Path
+from typing import Any
 
 from slr import paths
 from slr.catalogue import MODELS
 from slr.config import Config
+from slr.models.classifier import TwoParts, parameter_groups
 from slr.models.weights import kinetics_file
 from slr.paths import Experiment
 
@@ -25,6 +27,15 @@ def checkpoint_of(where: str) -> Path:
     if len(parts) == 3 and not path.exists():
         path = Experiment(parts[0], parts[1], parts[2]).newest_checkpoints().checkpoints / "best.pth"
     return path
+
+
+def groups(config: Config, model: TwoParts) -> list[dict[str, Any]]:
+    """Optimiser groups of a model with a backbone and a classifier, each with its rate and weight decay."""
+    keys = config.optimizer
+    rates = {"backbone": (keys.backbone_init_lr, keys.backbone_weight_decay),
+             "classifier": (keys.classifier_init_lr, keys.classifier_weight_decay)}
+    return [{"name": name, "params": params, "lr": rates[name][0], "weight_decay": rates[name][1]}
+            for name, params in parameter_groups(model).items()]
 
 
 def momentum(config: Config) -> float | None:
