@@ -215,7 +215,8 @@ def per_class_bars(report: Mapping[str, Any], classes: Sequence[str], path: Path
             fig = _bar_columns([names[i] for i in order], scores[order])
         else:
             fig = _bar_overview(names, scores, support)
-        legend = fig.legend(*fig.axes[-1].get_legend_handles_labels(), loc="upper right", ncols=3)
+        below = (1, 1 - 0.27 / fig.get_figheight())  # the title, which may be as wide as the picture
+        legend = fig.legend(*fig.axes[-1].get_legend_handles_labels(), loc="upper right", ncols=3, bbox_to_anchor=below)
         legend.set_in_layout(False)
         return _save(fig, path, title, note)
 
