@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo test lint quick nightly bench clean distclean
+.PHONY: help install dev demo sentences test lint quick nightly bench clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ demo: $(INSTALLED)  ## draw the built-in clips, train S3D on them on the CPU, te
 	  print("pictures:", *(paths.shown(p) for p in [*sorted(run.glob("results/*.png")), \
 	                       *sorted(labels.glob("*.png"))]), sep="\n  ")'
 
+# What `S3D demo 1` has learned is where the sentences' model starts.
+sentences: demo  ## then the same for sentences: draw them, train S3D_CTC, test it
+	$(PY) code/preprocess.py -as demo_continuous
+	$(PY) code/training.py S3D_CTC demo_continuous 1 -r -na --no_wandb --device cpu
+	$(PY) code/testing.py full S3D_CTC demo_continuous 1 --device cpu
+
 lint: $(INSTALLED_DEV)  ## style and types
 	$(PY) -m ruff check code que
 	$(PY) -m mypy
@@ -69,9 +75,10 @@ nightly: test  ## every test, the whole demo from nothing, and the benchmarks
 	if command -v slurmctld >/dev/null; then QUE_TEST_SLURM=1 $(PY) -m pytest code/tests/test_que_slurm.py -k real; fi
 	$(MAKE) bench
 
-bench: $(INSTALLED)  ## the benchmarks of loader, training step and que
+bench: $(INSTALLED)  ## the benchmarks of loader, training step, scan and que
 	$(PY) code/benchmarks/loader.py
 	$(PY) code/benchmarks/train_step.py
+	$(PY) code/benchmarks/scan.py
 	$(PY) code/benchmarks/que_latency.py
 
 clean:  ## remove caches and build leftovers; data/ and runs/ stay

@@ -1,14 +1,19 @@
-"""Name the sign in any video file, or folder of frames.
+"""Name the sign in any video file, or folder of frames; of a model for sentences: say its glosses with their times.
 
     python predict.py S3D asl100 4 my_video.mp4            the likeliest glosses with their probabilities
     python predict.py --checkpoint best.pth a.mp4 b.mp4 --json
     python predict.py S3D demo 1 frames/ -k 3 --first 10 --last 60
+    python predict.py S3D_CTC phoenix2014t 1 sentence.mp4            glosses, begin and end, confidence
+    python predict.py S3D_CTC phoenix2014t 1 camera:0 --stream       the same while it is signed, with the latency
 """
 
 import argparse
 import json
+import math
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,8 @@ from slr.errors import Mistake
 from slr.trained import find_trained, rebuild
 
 ADVICE = "try --device cpu, or a checkpoint that takes fewer or smaller frames"
+TOP = 5
+CAMERA = "camera:"
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -28,18 +35,51 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("words", nargs="+", metavar="MODEL SPLIT EXP_NO VIDEO", help=f"MODEL is one of {', '.join(MODELS)}")
     add("--checkpoint", type=Path, metavar="FILE", help="instead of MODEL SPLIT EXP_NO")
-    add("-k", "--top", type=int, default=5, metavar="K", help="how many glosses (default 5)")
-    add("--first", type=int, default=1, metavar="N", help="first frame of the sign, counted from 1")
-    add("--last", type=int, metavar="N", help="last frame of the sign (default: the video's last)")
+    add("-k", "--top", type=int, metavar="K", help=f"how many glosses, of single signs (default {TOP})")
+    add("--first", type=int, metavar="N", help="first frame of the sign or sentence, counted from 1")
+    add("--last", type=int, metavar="N", help="last frame of the sign or sentence (default: the video's last)")
     add("--box", type=int, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="where the signer is (default: the frame)")
-    add("--json", action="store_true", help="one JSON list instead of a table")
+    add("--json", action="store_true", help="one JSON list instead of a table; of a stream one object a line")
     add("--device", default="auto", help="cpu, cuda or cuda:N")
+    add = parser.add_argument_group("sentences").add_argument
+    add("--fps", type=float, metavar="F", help="frames a second (default: the file's own; of a folder, [decoding] fps)")
+    add("--stream", action="store_true", help="VIDEO is a file, or camera:0: glosses are said as they become certain")
+    add("--window", type=float, metavar="S", help="seconds that the model sees at once (default 4)")
+    add("--hop", type=float, metavar="S", help="seconds from one window to the next (default 0.5)")
+    add("--margin", type=float, metavar="S", help="seconds that have to follow a gloss's end (default 0.75)")
+    add("--realtime", action="store_true", help="play a file at its own pace instead of as fast as possible")
     args = parser.parse_args(words)
     own = 0 if args.checkpoint else 3
     if len(args.words) <= own:
         parser.error("give MODEL SPLIT EXP_NO and at least one VIDEO, or --checkpoint FILE and a VIDEO")
     args.experiment, args.videos = args.words[:own], [Path(word) for word in args.words[own:]]
     return args
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """What can be told before the model is loaded."""
+    if args.top is not None and args.top < 1:
+        raise Mistake("-k is at least 1", str(args.top), "give -k 5")
+    if args.fps is not None and not 0 < args.fps < math.inf:
+        raise Mistake("--fps is above 0", str(args.fps), "give the frames a second of the video")
+    if not args.stream:
+        _refuse(args, ("window", "hop", "margin", "realtime"), "without --stream", "give --stream too")
+    else:
+        _refuse(args, ("first", "last"), "with --stream", "a stream is looked at from its beginning to its end")
+        if len(args.videos) > 1:
+            raise Mistake("one stream at a time", ", ".join(map(str, args.videos)), "give one file or camera")
+    cameras = [str(video) for video in args.videos if str(video).startswith(CAMERA)]
+    if cameras and not args.stream:
+        raise Mistake("a camera has no end", cameras[0], "give --stream too")
+    missing = [str(video) for video in args.videos if not video.exists() and str(video) not in cameras]
+    if missing:
+        raise Mistake("there is no such video", ", ".join(missing), "check the path")
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], where: str, do: str) -> None:
+    given = [f"--{name}" for name in names if getattr(args, name) not in (None, False)]
+    if given:
+        raise Mistake(f"{', '.join(given)} has no meaning {where}", "", do)
 
 
 def read_clip(video: Path, args: argparse.Namespace, task: Any) -> Any:
@@ -49,15 +89,20 @@ def read_clip(video: Path, args: argparse.Namespace, task: Any) -> Any:
 
     data, info = task.config.data, probe(video)
     frames = info.frames
-    first, last = args.first - 1, args.last or frames
+    first, last = _from(args), frames if args.last is None else args.last
     if not 0 <= first < last <= frames:
-        raise Mistake("there are no such frames", f"{args.first} to {last} of {video}, which has {frames}",
+        raise Mistake("there are no such frames", f"{first + 1} to {last} of {video}, which has {frames}",
                       "give --first and --last within the video")
     check_box(args.box, video, info.width, info.height)
     indices = first + sample_indices(last - first, data.num_frames)
     clip = read_frames(video, indices, tuple(args.box) if args.box else None)
     height, width = clip.shape[1:3]
     return crop_resize(clip, center_box(height, width, data.eval_resize), data.frame_size)
+
+
+def _from(args: argparse.Namespace) -> int:
+    """The first frame, counted from 0."""
+    return 0 if args.first is None else args.first - 1
 
 
 def check_box(box: Sequence[int] | None, video: Path, width: int, height: int) -> None:
@@ -87,43 +132,148 @@ def predict(task: Any, runtime: Any, clip: Any) -> list[tuple[str, float]]:
 
 def main(words: list[str] | None = None) -> int:
     args = parse_arguments(words)
-    if args.top < 1:
-        raise Mistake("-k is at least 1", str(args.top), "give -k 5")
-    missing = [str(video) for video in args.videos if not video.exists()]
-    if missing:
-        raise Mistake("there is no such video", ", ".join(missing), "check the path")
+    check_options(args)
     answers, code = answer(args)
-    if args.json:
+    if args.json and not args.stream:
         json.dump(answers, sys.stdout, indent=1, ensure_ascii=False)
         print()
     return code
 
 
 def answer(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
-    """The glosses of every video that can be read, printed as they come (but with --json), and the exit code."""
+    """What is said of every video that can be read, printed as it comes (but with --json), and the exit code."""
     from slr.engine import memory_explained
 
     model, split, exp_no = args.experiment or (None, None, None)
     trained = find_trained(model, split, exp_no, args.checkpoint)
-    if trained.config.experiment.task != "isolated":
-        raise Mistake("this model does not name single signs", f"its task is {trained.config.experiment.task}",
-                      "give one of isolated signs")
+    of_signs = trained.config.experiment.task == "isolated"
+    if of_signs:
+        _refuse(args, ("fps", "stream"), "for a model of single signs", "give a model for sentences")
+    else:
+        _refuse(args, ("top",), "for a model of sentences", "leave it out")
     with memory_explained(ADVICE):
         task, runtime = rebuild(trained, args.device, seed=42)
+        reader = None if of_signs else reader_of(args, task, runtime)
+    if args.stream:
+        with memory_explained(ADVICE):
+            say_stream(args, reader)
+        return [], errors.DONE
     answers, code = [], errors.DONE
     for video in args.videos:
         try:
             with memory_explained(ADVICE):
-                found = predict(task, runtime, read_clip(video, args, task))[:args.top]
+                answers.append(name_sign(video, args, task, runtime) if of_signs else say_sentence(video, args, reader))
         except Mistake as error:  # one bad video does not cost the others' answers
             print(f"error: {error}", file=sys.stderr)
             code = max(code, error.code)
-            continue
-        answers.append({"video": str(video), "glosses": [{"gloss": g, "probability": round(p, 6)} for g, p in found]})
-        if not args.json:
-            print(f"{video}")
-            print("\n".join(f"  {100 * p:5.1f} %  {gloss}" for gloss, p in found))
     return answers, code
+
+
+def name_sign(video: Path, args: argparse.Namespace, task: Any, runtime: Any) -> dict[str, Any]:
+    """The likeliest glosses of one sign."""
+    found = predict(task, runtime, read_clip(video, args, task))[:args.top or TOP]
+    if not args.json:
+        print(f"{video}")
+        print("\n".join(f"  {100 * p:5.1f} %  {gloss}" for gloss, p in found))
+    return {"video": str(video), "glosses": [{"gloss": g, "probability": round(p, 6)} for g, p in found]}
+
+
+# --- sentences ----------------------------------------------------------------------------------------------
+
+def note(text: str) -> None:
+    if text:
+        print(f"note: {text}", file=sys.stderr)
+
+
+def reader_of(args: argparse.Namespace, task: Any, runtime: Any) -> Any:
+    from slr.tasks.continuous_predict import SentenceReader
+
+    return SentenceReader(task, runtime, tuple(args.box) if args.box else None)
+
+
+def say_sentence(video: Path, args: argparse.Namespace, reader: Any) -> dict[str, Any]:
+    """The glosses of one sentence with their times."""
+    from slr.video import playing
+
+    first, last = _from(args), args.last
+    if first < 0 or (last is not None and last <= first):
+        raise Mistake("there are no such frames", f"{first + 1} to {last or 'the last'}",
+                      "give --first and --last within the video")
+    with playing(video) as (found, images):
+        fps = reader.rate_of(video, found, args.fps)
+        note(reader.note_on(video, fps))
+        record = reader.read(reader.frames(images, fps, first, last))
+    if record["windows"] > 1:
+        note(f"{video} has more than the {reader.most} frames that the model looks at (data.num_frames): it is looked "
+             f"at in {record['windows']} windows that overlap")
+    glosses = [{"gloss": gloss, "begin": round(start / fps, 3), "end": round(stop / fps, 3), "first": start + 1,
+                "last": stop, "confidence": round(math.exp(score), 4)} for gloss, start, stop, score in record["spans"]]
+    if not args.json:
+        print(f"{video}")
+        for row in glosses:
+            print(f"  {row['begin']:8.2f} - {row['end']:8.2f} s  frames {row['first']:5d} - {row['last']:5d}  "
+                  f"{100 * row['confidence']:5.1f} %  {row['gloss']}")
+        print(f"  {' '.join(record['hypothesis']) or 'no gloss'}")
+    return {"video": str(video), "fps": fps, "sentence": record["hypothesis"], "log_probability": record["score"],
+            "glosses": glosses}
+
+
+def say_stream(args: argparse.Namespace, reader: Any) -> None:
+    """The glosses of a running video as they become certain, then what the stream was like."""
+    from slr import streaming
+
+    seconds = {name: getattr(args, name) for name in ("window", "hop", "margin") if getattr(args, name) is not None}
+    pace = streaming.Pace.of(reader.rate, reader.stride, reader.most, **seconds)
+    reader.warm_up(pace.window * pace.stride)
+    place, summary, sentence = str(args.videos[0]), streaming.Summary(), []
+    live = args.realtime or place.startswith(CAMERA)
+    frames = reader.coming(place, args.fps, args.realtime, note)
+    source = streaming.Live(frames, pace.window * pace.stride) if live else streaming.Direct(frames)
+    with stopped_by_ctrl_c(source):
+        for said in streaming.stream(source, reader.best_path, pace, summary):
+            sentence.append(reader.task.classes[said.label])
+            print(_as_json(said, sentence[-1]) if args.json else _as_line(said, sentence[-1]), flush=True)
+    if args.json:
+        print(json.dumps({"sentence": sentence, **summary.figures()}, ensure_ascii=False))
+    else:
+        print(f"{' '.join(sentence) or 'no gloss'}\n{_in_words(summary.figures())}")
+
+
+@contextmanager
+def stopped_by_ctrl_c(source: Any) -> Iterator[None]:
+    """Ctrl-C ends the stream, not the program; a second one ends that too."""
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        source.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        source.close()
+
+
+def _as_line(said: Any, gloss: str) -> str:
+    return (f"  {said.start:8.2f} - {said.stop:8.2f} s  {100 * math.exp(said.score):5.1f} %  {gloss:<20}  "
+            f"latency {said.latency:.2f} s, window {said.compute:.3f} s")
+
+
+def _as_json(said: Any, gloss: str) -> str:
+    return json.dumps({"gloss": gloss, "begin": round(said.start, 3), "end": round(said.stop, 3),
+                       "confidence": round(math.exp(said.score), 4), "latency": round(said.latency, 3),
+                       "compute": round(said.compute, 4)}, ensure_ascii=False)
+
+
+def _in_words(figures: dict[str, Any]) -> str:
+    latency = (f"latency median {figures['latency_median']:.2f} s, worst {figures['latency_worst']:.2f} s"
+               if figures["glosses"] else "no latency")
+    if not figures["windows"]:
+        return "no frame was looked at"
+    return (f"{figures['glosses']} glosses in {figures['seconds']:.2f} s of video; {latency}\n"
+            f"{figures['windows']} windows, each median {figures['compute_median']:.3f} s, worst "
+            f"{figures['compute_worst']:.3f} s; real-time factor {figures['real_time_factor']:.2f}; "
+            f"{figures['dropped_frames']} frames dropped")
 
 
 if __name__ == "__main__":

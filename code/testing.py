@@ -4,7 +4,7 @@
     python testing.py partial S3D asl100 4 test -cm        one set, one graph
     python testing.py partial S3D asl100 4 val -sf -se     shuffled frames, saved
     python testing.py full --checkpoint best.pth --set_dir data/WLASL/preprocessed/labels/asl100
-    python testing.py compare S3D/asl100/4 MViTv2_S/asl100/0
+    python testing.py compare S3D/asl100/4 MViTv2_S/asl100/0       which is better, and how surely
     python testing.py board --csv board.csv
     python testing.py score REF.stm HYP.ctm                word error rate of glosses, counted in six ways
 """
@@ -31,20 +31,22 @@ ADVICE = "give a smaller --batch_size, or fewer or smaller frames with -nf and -
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
-    full = modes.add_parser("full", help="test, validation and shuffled test set, all graphs, saved")
+    full = modes.add_parser("full", help="test set, validation set and the control, all graphs, saved")
     partial = modes.add_parser("partial", help="one set, with the graphs that are asked for")
     for sub in (full, partial):
         _add_common(sub)
     partial.add_argument("set", metavar="SET", nargs="?", choices=paths.SETS, help="test, val or train")
     partial.add_argument("-sf", "--shuffle_frames", action="store_true", help="one permutation for all clips")
+    partial.add_argument("-bf", "--black_frames", action="store_true", help="sentences: all frames black, a control")
     partial.add_argument("-cn", "--checkpoint_name", default="best.pth", help="if not best.pth")
     partial.add_argument("-bg", "--bar_graph", action="store_true", help="precision, recall and F1 of each class")
     partial.add_argument("-cm", "--confusion_matrix", action="store_true")
     partial.add_argument("-hm", "--heatmap", action="store_true")
     partial.add_argument("-al", "--alignment", action="store_true", help="of a few sentences: glosses over frames")
     partial.add_argument("-dy", "--display", action="store_true", help="show the graphs (without a display: save them)")
-    compare = modes.add_parser("compare", help="the paired test of two runs on the same clips")
-    compare.add_argument("runs", nargs=2, metavar="RUN", help="MODEL/SPLIT/EXP_NO, a run folder, or a predictions.csv")
+    compare = modes.add_parser("compare", help="the paired test of two runs on the same clips or sentences")
+    compare.add_argument("runs", nargs=2, metavar="RUN",
+                         help="MODEL/SPLIT/EXP_NO, a run folder, or its predictions (.csv, .jsonl)")
     compare.add_argument("--json", action="store_true")
     board = modes.add_parser("board", help="the results of all runs, best first")
     board.add_argument("split", nargs="?", metavar="SPLIT")
@@ -174,7 +176,7 @@ def _compare_with_training(task: Any, found: dict[str, float], trained: dict[str
 
 
 def partial(args: argparse.Namespace) -> int:
-    """One set; BaseRes or ShuffRes."""
+    """One set, as it is or varied."""
     if args.checkpoint and not args.set:  # `partial --checkpoint FILE test`: the only word is the set
         args.set, args.model = args.model, None
     if args.set not in paths.SETS:
@@ -182,7 +184,8 @@ def partial(args: argparse.Namespace) -> int:
     subject, task, runtime = open_subject(args)
     if not task.size(args.set):
         raise Mistake(f"the {args.set} set is empty", "0 clips", "see report.json of preprocess.py")
-    _, records = run_set(task, runtime, subject.config, args.set, shuffle=args.shuffle_frames, seed=args.seed)
+    _, records = run_set(task, runtime, subject.config, args.set, shuffle=args.shuffle_frames,
+                         black=args.black_frames, seed=args.seed)
     print(f"{args.set}: {task.summary(records)}\n{json.dumps(task.score(records), indent=1)}")
     made = _save_part(args, subject, task, records)
     if args.display:
@@ -195,7 +198,8 @@ def partial(args: argparse.Namespace) -> int:
 
 def _save_part(args: argparse.Namespace, subject: Trained, task: Any, records: list[dict[str, Any]]) -> list[Path]:
     """With -se the figures and tables of a set; the graphs that are asked for."""
-    label, ending = label_of(args, subject), "_shuffled" if args.shuffle_frames else ""
+    label = label_of(args, subject)
+    ending = "_shuffled" if args.shuffle_frames else "_black" if args.black_frames else ""
     graphs = tuple(name for name, wanted in (("bargraph", args.bar_graph), ("confmat", args.confusion_matrix),
                                              ("heatmap", args.heatmap), ("alignment", args.alignment)) if wanted)
     made = []
@@ -208,22 +212,56 @@ def _save_part(args: argparse.Namespace, subject: Trained, task: Any, records: l
 
 
 def compare(args: argparse.Namespace) -> int:
+    """The paired test of two runs: of signs in top-1 accuracy, of sentences in word errors."""
+    files = [_predictions(run) for run in args.runs]
+    if len({file.suffix for file in files}) > 1:
+        raise Mistake("signs and sentences are not compared", " and ".join(map(shown, files)),
+                      "give two runs of a kind")
+    if files[0].suffix == ".jsonl":
+        _compare_sentences(args, files)
+    else:
+        _compare_signs(args, files)
+    return 0
+
+
+def _compare_signs(args: argparse.Namespace, files: list[Path]) -> None:
     """The exact McNemar test and the bootstrap of the difference in top-1 accuracy."""
     from slr.metrics import topk
     from slr.tasks.isolated_report import read_predictions
 
-    a, b = (read_predictions(_predictions(run)) for run in args.runs)
+    a, b = map(read_predictions, files)
     found = topk.compare([r < 1 for r in a["ranks"]], [r < 1 for r in b["ranks"]], a["ids"], b["ids"])
     if args.json:
         print(json.dumps(found, indent=1))
-        return 0
+        return
     low, high = found["interval"]
     print(f"{args.runs[0]}: {100 * found['acc_a']:.1f} %   {args.runs[1]}: {100 * found['acc_b']:.1f} %   "
           f"({found['clips']} clips)\ndifference {100 * found['difference']:+.1f} points "
           f"[{100 * low:+.1f}, {100 * high:+.1f}], p = {found['p_value']:.3g} (exact McNemar)\n"
           f"both right {found['both']}, only the first {found['only_a']}, only the second {found['only_b']}, "
           f"neither {found['neither']}")
-    return 0
+
+
+def _compare_sentences(args: argparse.Namespace, files: list[Path]) -> None:
+    """The sign-flip test and the bootstrap of the difference in WER."""
+    from slr.metrics import paired
+    from slr.tasks.continuous_report import read_predictions
+
+    (a, how_a), (b, how_b) = map(read_predictions, files)
+    if not how_a or not how_b:
+        print("note: whether both were counted alike is not known without their details.json", file=sys.stderr)
+    elif how_a != how_b:
+        raise Mistake("these rates were not counted alike", f"{how_a} and {how_b}", "test both runs the same way")
+    found = paired.compare(a, b)
+    if args.json:
+        print(json.dumps({**found, "signature": how_a or how_b}, indent=1))
+        return
+    low, high = found["interval"]
+    print(f"{args.runs[0]}: {found['wer_a']:.2f} %   {args.runs[1]}: {found['wer_b']:.2f} %   "
+          f"(WER, {found['sentences']} sentences, {found['ref_words']} glosses)\n"
+          f"difference {found['difference']:+.2f} points [{low:+.2f}, {high:+.2f}], p = {found['p_value']:.3g} "
+          f"(exact sign flips)\nfewer errors: the first in {found['fewer_a']} sentences, the second in "
+          f"{found['fewer_b']}, as many in {found['equal']}")
 
 
 def _predictions(run: str) -> Path:
@@ -232,7 +270,8 @@ def _predictions(run: str) -> Path:
     path = Path(run)
     if len(parts) == 3 and not path.exists():
         path = Experiment(canonical(parts[0]), parts[1], parts[2]).newest_checkpoints().results
-    for candidate in (path, path / "best_test-predictions.csv", path / "results" / "best_test-predictions.csv"):
+    names = [f"best_test-predictions{suffix}" for suffix in (".csv", ".jsonl")]
+    for candidate in (path, *(place / name for place in (path, path / "results") for name in names)):
         if candidate.is_file():
             return candidate
     raise Mistake("this run has no predictions", shown(path), "run testing.py full for it first")
@@ -271,7 +310,8 @@ def _board_row(file: Path) -> dict[str, Any] | None:
             counts = result["test"]["modes"][result["test"]["mode"]]
             return {**name, "wer": round(counts["wer"], 2), "mode": result["test"]["mode"],
                     **{key: counts[key] for key in ("sub", "del", "ins", "ref_words")},
-                    "val_wer": result["best_val_wer"]}
+                    "val_wer": result["best_val_wer"],
+                    "black_wer": round(result["test_black"]["wer"], 2) if "test_black" in result else None}
         instance, average = (result["test"][k] for k in ("top_k_per_instance_acc", "top_k_average_per_class_acc"))
         return {**name, **{f"top{k}": round(100 * instance[f"top{k}"], 2) for k in (1, 5, 10)},
                 "top1_per_class": round(100 * average["top1"], 2), "val_acc": result["best_val_acc"],

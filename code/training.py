@@ -278,7 +278,9 @@ def _train(args: argparse.Namespace, config: Config, experiment: Experiment, boo
     if args.overfit:
         task.keep_first_items(args.overfit)
     if args.dry_run:
-        print(rehearsal.rehearse(task, plan_of(config, runtime), runtime))
+        report = rehearsal.rehearse(task, plan_of(config, runtime), runtime)
+        if _first():
+            print(report)
     else:
         _fit(args, config, experiment, task, book, content, last)
 

@@ -44,6 +44,7 @@ class Entry:
     drop_path: float | None = None  # the builder's default stochastic depth; None = the model has none
     weights: str | None = None  # torchvision's name of the pretrained weights
     weights_file: str | None = None  # their file in torchvision's cache; the hash in its name is checked
+    heatmaps: bool = False  # does its builder take `heatmaps`, channels behind the three colours?
     starts_from: str | None = None  # the isolated model whose checkpoints can start this one
     stride: int | None = None  # frames of a time step, where the output is over time: T frames give ceil(T / stride)
 
@@ -83,7 +84,7 @@ _ENTRIES = [
 
 
 def _sentence(base: Entry, stride: int) -> Entry:
-    """The classifier's features over time under the gloss head; S3D's own are of 8 frames or more, by padding."""
+    """The classifier's features over time under the gloss head; S3D's own are of 12 frames or more, by padding."""
     module, _, function = base.builder.partition(":")
     return replace(base, name=f"{base.name}_CTC", task="continuous", builder=f"{module}_ctc:{function}",
                    default_frames=400, fewest_frames=1, train_cpu_frames=1, starts_from=base.name, stride=stride,
@@ -93,6 +94,8 @@ def _sentence(base: Entry, stride: int) -> Entry:
 _STRIDES = {"S3D": 4, "R3D_18": 4, "R(2+1)D_18": 4, "Swin3D_T": 2, "Swin3D_S": 2, "Swin3D_B": 2,
             "MViTv2_S": 4, "MViTv1_B": 4}
 _ENTRIES += [_sentence(entry, _STRIDES[entry.name]) for entry in _ENTRIES]
+_ENTRIES.append(replace(_isolated("MambaSLR", "slr.models.mamba:build_for_sentences", frames=400, size=224, **IMAGENET),
+                        task="continuous", fewest_pixels=16, drop_path=0.4, heatmaps=True, stride=1))
 
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 

@@ -72,6 +72,7 @@ class OptimizerSection:
     classifier_init_lr: float = key(low=0)
     classifier_weight_decay: float = key(low=0)
     betas: tuple[float, float] = key((0.9, 0.999))
+    layer_decay: float = key(1.0, above=0, high=1)  # of the rates, a factor for each layer towards the input; 1 = off
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,14 @@ class DataSection:
     hflip: float = key(0.0, low=0, high=1)  # chance of a mirrored clip; signs have handedness
     jitter: tuple[float, float, float, float] = key((0.2, 0.2, 0.2, 0.05))  # brightness, contrast, saturation, hue
     jitter_p: float = key(1.0, low=0, high=1)  # share of the clips whose colours are changed
+    rand_augment: float = key(0.0, low=0, high=10)  # magnitude of RandAugment's operations, of 10; 0 = off
+    rand_augment_n: int = key(2, low=1, high=15)  # operations drawn for a clip
+    rand_augment_p: float = key(0.5, low=0, high=1)  # with which each of them is carried out
+    erase_p: float = key(0.0, low=0, high=1)  # chance of one erased rectangle, the same in all frames
+    keypoints: str = key("")  # sentences: a pickle of the points on every frame; from the data folder on
+    heatmap: str = key("none", choices=("none", "max", "points"))  # all points in one channel, or one each
     frame_stride: int = key(1, low=1)  # sentences: only every n-th frame
+    short_first: int = key(0, low=0)  # sentences: epochs, the first ones, that go from the shortest to the longest
     jitter_frames: bool = key(True)  # training: each frame from anywhere in its even segment; sentences: other lengths
     subtract_clip_mean: bool = key(False)  # takes the still picture away: learns from scratch far sooner
     workers: int = key(-1, low=-1)  # loader processes; -1: one a core, at most 8
@@ -117,6 +125,23 @@ class DecodingSection:
     beam_width: int = key(10, low=1)  # in tests; validation takes the best path
     cleanup: str = key("auto", choices=("auto", "phoenix2014", "phoenix2014t", "none"))  # auto: as SPLIT is called
     fps: float = key(25.0, above=0)  # frames a second, for times in files
+
+
+@dataclass(frozen=True)
+class MambaSection:
+    """The sizes of MambaSLR; the defaults are the model's own."""
+
+    dim: int = key(512, low=4)  # channels of a token
+    depth: int = key(12, low=1)  # blocks
+    expand: int = key(2, low=1)  # channels of a scan, times dim
+    headdim: int = key(64, low=1)  # channels of a head of the scans
+    spatial_state: int = key(16, low=1)  # numbers that a scan over patches keeps of each channel
+    temporal_state: int = key(32, low=1)  # the same of a scan over frames
+    attn_layers: tuple[int, ...] = key((4,))  # blocks, from 0, that attend instead of scanning the patches
+    attn_heads: int = key(8, low=1)
+    stem_depth: int = key(3, low=0)  # convolution blocks on each of the stem's first two scales
+    downsample: tuple[int, ...] = key(())  # blocks before which time is halved, e.g. (4, 8); none is faithful
+    recompute: bool = key(False)  # blocks are computed again in the backward pass: a third more time, far less memory
 
 
 @dataclass(frozen=True)
@@ -154,10 +179,11 @@ class EarlyStoppingSection:
 
 SECTIONS: dict[str, type] = {
     "experiment": ExperimentSection, "training": TrainingSection, "optimizer": OptimizerSection,
-    "model_params": ModelSection, "data": DataSection, "decoding": DecodingSection, "scheduler": SchedulerSection,
-    "early_stopping": EarlyStoppingSection,
+    "model_params": ModelSection, "mamba": MambaSection, "data": DataSection, "decoding": DecodingSection,
+    "scheduler": SchedulerSection, "early_stopping": EarlyStoppingSection,
 }
-OPTIONAL = ("decoding", "scheduler", "early_stopping")  # decoding: there for sentences, and only there
+# mamba: there for MambaSLR, decoding: for sentences, and only there
+OPTIONAL = ("mamba", "decoding", "scheduler", "early_stopping")
 
 # Which keys each plan reads; the others of its section are accepted (old files hold them) and do nothing.
 _WARMUP = {"type", "start_factor", "end_factor", "warmup_epochs", "every"}
@@ -189,6 +215,7 @@ class Config:
     training: TrainingSection
     optimizer: OptimizerSection
     model_params: ModelSection
+    mamba: MambaSection | None
     data: DataSection
     decoding: DecodingSection | None
     scheduler: SchedulerSection | None
@@ -251,6 +278,8 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     sections = {name: _build(name, raw.get(name), notices, source) for name in SECTIONS}
     if sections["experiment"].task == "continuous" and not sections["decoding"]:
         sections["decoding"] = DecodingSection()
+    if catalogue.canonical(experiment.model) == "MambaSLR" and not sections["mamba"]:
+        sections["mamba"] = MambaSection()
     if sections["scheduler"]:
         sections["scheduler"] = _without_idle_keys(sections["scheduler"], notices)
     config = Config(catalogue.canonical(experiment.model), experiment.split, experiment.exp_no, **sections)
@@ -431,6 +460,8 @@ def _as_type(value: Any, hint: Any) -> tuple[Any, bool]:
         return next((t for t in tries if t[1]), (value, False))
     if get_origin(hint) is tuple:
         parts = get_args(hint)
+        if parts[-1] is ... and isinstance(value, (tuple, list)):
+            parts = parts[:1] * len(value)
         if not isinstance(value, (tuple, list)) or len(value) != len(parts):
             return value, False
         done = [_as_type(v, part) for v, part in zip(value, parts, strict=True)]
@@ -451,7 +482,9 @@ def _words(hint: Any) -> str:
     if isinstance(hint, types.UnionType):
         return " or ".join(_words(part) for part in get_args(hint))
     if get_origin(hint) is tuple:
-        return f"{len(get_args(hint))} values in parentheses, each {_words(get_args(hint)[0])}"
+        count, each = len(get_args(hint)), _words(get_args(hint)[0])
+        return f"values in parentheses, each {each}" if get_args(hint)[-1] is ... else \
+            f"{count} values in parentheses, each {each}"
     return names[hint]
 
 
@@ -474,6 +507,7 @@ def _check(config: Config, source: str) -> None:
     if config.scheduler:
         _check_scheduler(config.scheduler, source)
     _check_metrics(config, source)
+    _check_heatmaps(config, source)
     (_check_sentences if config.experiment.task == "continuous" else _check_signs)(config, source)
     if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
         raise Mistake(f"{source}: optimizer.betas out of range", repr(config.optimizer.betas), "each is in [0, 1)")
@@ -492,6 +526,25 @@ def _check_metrics(config: Config, source: str) -> None:
         if part not in ("train", "val") or metric not in known or (part, metric) == ("train", "wer"):
             raise Mistake(f"{source}: early_stopping.metric cannot be {config.early_stopping.metric}", "",
                           f"it is ('val' or 'train', {' or '.join(map(repr, known))}); wer only of val")
+
+
+def _check_heatmaps(config: Config, source: str) -> None:
+    """Keypoints and what is drawn of them are there together, or neither; and the model looks at them."""
+    data = config.data
+    if data.heatmap == "none" and not data.keypoints:
+        return
+    if not catalogue.MODELS[config.model].heatmaps:
+        those = ", ".join(name for name, entry in catalogue.MODELS.items() if entry.heatmaps)
+        name, value = ("keypoints", data.keypoints) if data.keypoints else ("heatmap", data.heatmap)
+        raise Mistake(f"{source}: {config.model} takes no heatmaps", f"data.{name} = {value!r}",
+                      f"leave the key out: heatmaps are for {those or 'no model'}")
+    if data.heatmap == "none" or not data.keypoints:
+        raise Mistake(f"{source}: data.keypoints and data.heatmap belong together",
+                      f"keypoints = {data.keypoints!r}, heatmap = {data.heatmap!r}",
+                      "name the file of points and what to draw of them, 'max' or 'points', or leave both out")
+    if data.heatmap == "points" and data.hflip:
+        raise Mistake(f"{source}: data.hflip cannot be with a channel for every point", str(data.hflip),
+                      "in a mirrored clip left points would be right ones: give hflip = 0, or heatmap = 'max'")
 
 
 def _check_sentences(config: Config, source: str) -> None:
@@ -515,6 +568,9 @@ def _check_signs(config: Config, source: str) -> None:
     if config.data.frame_stride != 1:
         raise Mistake(f"{source}: data.frame_stride is of sentences", str(config.data.frame_stride),
                       "leave the key out: data.num_frames says how many frames a clip of one sign has")
+    if config.data.short_first:
+        raise Mistake(f"{source}: data.short_first is of sentences", str(config.data.short_first),
+                      "leave the key out: all clips of signs have data.num_frames frames")
 
 
 def _check_model(config: Config, source: str) -> None:
@@ -526,6 +582,12 @@ def _check_model(config: Config, source: str) -> None:
         if getattr(keys, name) is not None and not has:
             raise Mistake(f"{source}: {config.model} has no {what}", f"model_params.{name} = {getattr(keys, name)}",
                           "leave the key out")
+    if entry.weights is None and (keys.weights or keys.pretrained and not keys.init_from):
+        raise Mistake(f"{source}: there are no pretrained weights of {config.model}",
+                      f"model_params.{'weights' if keys.weights else 'pretrained'}",
+                      "set model_params.pretrained = False; model_params.init_from takes a checkpoint of yours")
+    if config.mamba and config.model != "MambaSLR":
+        raise Mistake(f"{source}: [mamba] is of MambaSLR", f"the model is {config.model}", "leave the section out")
 
 
 def _check_scheduler(plan: SchedulerSection, source: str) -> None:

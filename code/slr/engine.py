@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from slr import checkpoint
+from slr.batchnorm import mark_ghost, share_batch_norm
 from slr.errors import Interrupted, Mistake, NonFinite, NothingToTrainOn, OutOfMemory
 from slr.logbook import Logbook, git_commit
 from slr.paths import shown
@@ -71,16 +72,17 @@ class StopFlag:
 
 
 class Keeper:
-    """The checkpoints of one run: which to write, and what stands in each."""
+    """The checkpoints of one run: which to write, and what stands in each. `weights` says whose they are: "raw", or
+    "ema", the moving average."""
 
     def __init__(self, folder: Path, facts: dict[str, Any], writes: bool = True):
         self.folder, self.facts, self.writes = folder, facts, writes
 
     def save(self, name: str, state: dict[str, torch.Tensor], epoch: int, metrics: dict[str, Any],
-             resume: dict[str, Any] | None = None) -> Path:
+             resume: dict[str, Any] | None = None, weights: str = "raw") -> Path:
         path = self.folder / name
         if self.writes:
-            content = {**self.facts, "epoch": epoch, "metrics": metrics, "model_state_dict": state}
+            content = {**self.facts, "epoch": epoch, "metrics": metrics, "weights": weights, "model_state_dict": state}
             checkpoint.save(path, content if resume is None else {**content, "resume": resume})
         return path
 
@@ -112,9 +114,14 @@ class Fit:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def scored_model(self) -> nn.Module:
-        """What validation scores and best.pth keeps: the moving average where there is one."""
-        return self.ema.module if self.ema else self.task.model
+    def candidates(self) -> dict[str, nn.Module]:
+        """What validation scores: the weights, and first of all their moving average where there is one."""
+        return ({"ema": self.ema.module} if self.ema else {}) | {"raw": self.task.model}
+
+    def standing(self, val: dict[str, float]) -> tuple[float, float]:
+        """The lower, the better: by the metric that chooses best.pth; of equals (all-blank answers) by the loss."""
+        name, direction = self.plan.best
+        return val[name] if direction == "min" else -val[name], val["loss"]
 
     def resume_state(self, book: Logbook) -> dict[str, Any]:
         return {
@@ -189,8 +196,8 @@ class _Average:
 
 
 def _wrapped(task: Task, plan: FitPlan, runtime: Runtime) -> nn.Module:
-    if runtime.world > 1 and runtime.device.type == "cuda":
-        task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
+    if runtime.world > 1:
+        task.model = share_batch_norm(task.model)
     if plan.compile:
         task.model.compile()  # in place: the names of the weights stay
     if runtime.world == 1:
@@ -206,7 +213,9 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
     """
     task, plan, runtime = training.task, training.plan, training.runtime
     if not task.size("train"):
-        raise NothingToTrainOn("the training set is empty", "0 clips", "see report.json of preprocess.py")
+        left = [f"{len(task.left_out())} are left out, such as {item}: {why}" for item, why in task.left_out().items()]
+        raise NothingToTrainOn("the training set is empty", left[0] if left else "0 clips",
+                               "see report.json of preprocess.py")
     loaders = {part: task.loader(part, train=part == "train") for part in ("train", "val") if task.size(part)}
     training.steps = math.ceil(len(loaders["train"].batch_sampler) / plan.update_per_step)
     _find_place(training, loaders["train"].batch_sampler)
@@ -372,6 +381,8 @@ def _forward_backward(training: Fit, batch: dict[str, Any], share: float) -> tor
     """Gradients of one batch, scaled by its share of the step; its (losses, 2) sums and counts, this process's."""
     task, runtime = training.task, training.runtime
     ghost = 0.0 if batch["ghost"] else 1.0
+    if runtime.world > 1:
+        mark_ghost(task.model, batch["ghost"])
     batch = task.prepare(batch, train=True)
     with runtime.autocast(training.plan.dtype):
         output = task.forward(training.model, batch)
@@ -440,25 +451,27 @@ def _leave(training: Fit, stop: StopFlag, book: Logbook, keeper: Keeper) -> None
                       "the same command with -r goes on")
 
 
-def _validate(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper: Keeper) -> dict[str, float] | None:
+def _validate(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper: Keeper) -> dict[str, dict[str, float]]:
+    """The figures of each of the candidates; of none without a validation set."""
     if loader is None:
-        return None
+        return {}
     try:
-        return evaluate(training.task, loader, training.runtime, model=training.scored_model,
-                        dtype=training.plan.dtype, bar=training.plan.bar, stop=stop,
-                        tick=lambda: book.tell(now=False))[0]
+        return {name: evaluate(training.task, loader, training.runtime, model=model, dtype=training.plan.dtype,
+                               bar=training.plan.bar, stop=stop, tick=lambda: book.tell(now=False))[0]
+                for name, model in training.candidates.items()}
     except Interrupted:  # the trained epoch is kept, its validation starts over
         _leave(training, stop, book, keeper)
         raise
 
 
-def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | None, seconds: float, book: Logbook,
-               keeper: Keeper) -> None:
-    """Log, schedule, early stopping, checkpoints."""
-    plan, names = training.plan, [group["name"] for group in training.optimizer.param_groups]
-    rates = [group["lr"] for group in training.optimizer.param_groups]
-    _check_finite(training, val)
-    metrics = training.metrics = {"train": train, "val": val}
+def _end_epoch(training: Fit, train: dict[str, float], found: dict[str, dict[str, float]], seconds: float,
+               book: Logbook, keeper: Keeper) -> None:
+    """Log, schedule, early stopping, checkpoints. The better of the candidates gives the epoch's validation figures."""
+    plan = training.plan
+    _check_finite(training, found)
+    weights = _better(training, found)
+    val, row = found.get(weights), _row(training, train, found, weights, seconds)
+    metrics = training.metrics = {"train": train, "val": found.get("raw")}  # of the weights that go on
     training.epoch, training.step, training.clips, training.totals = training.epoch + 1, 0, 0, {}
     scored = val or train
     if training.schedule.plateau:
@@ -468,10 +481,7 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
         part, name = training.stopper.metric
         training.stopper.observe((train if part == "train" or val is None else val)[name])
     done = training.epoch == plan.epochs or bool(training.stopper and training.stopper.over)
-    _keep_best(training, keeper, val, done)
-    row = {"epoch": training.epoch, "train": train, "val": val, "lr": dict(zip(names, rates, strict=True)),
-           "seconds": round(seconds, 2), "clips_per_s": round(training.task.size("train") / seconds, 2),
-           "peak_memory": training.runtime.peak_memory(), "commit": _commit()}
+    _keep_best(training, keeper, {"train": train, "val": val}, weights, done)
     book.epoch(row)
     resume = training.resume_state(book)
     if done or training.epoch % plan.save_every == 0:
@@ -487,25 +497,40 @@ def _end_epoch(training: Fit, train: dict[str, float], val: dict[str, float] | N
         tqdm.write(_line(row, plan.epochs, training.best))
 
 
-def _check_finite(training: Fit, val: dict[str, float] | None) -> None:
+def _better(training: Fit, found: dict[str, dict[str, float]]) -> str:
+    """Whose figures are the epoch's: those of the candidate that stands better, of equals the average's."""
+    return min(found or training.candidates, key=lambda name: training.standing(found[name]) if found else ())
+
+
+def _row(training: Fit, train: dict[str, float], found: dict[str, dict[str, float]], weights: str,
+         seconds: float) -> dict[str, Any]:
+    """The epoch in the log; where there are two candidates, the figures of both."""
+    rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
+    row = {"epoch": training.epoch + 1, "train": train, "val": found.get(weights), "lr": rates,
+           "seconds": round(seconds, 2), "clips_per_s": round(training.task.size("train") / seconds, 2),
+           "peak_memory": training.runtime.peak_memory(), "commit": _commit()}
+    both = {"weights": weights, **{f"val_{name}": figures for name, figures in found.items()}}
+    return row | both if len(found) > 1 else row
+
+
+def _check_finite(training: Fit, found: dict[str, dict[str, float]]) -> None:
     """Weights that a last step has spoilt show in the validation, or else in themselves: they are not saved."""
     advice = "lower the learning rates, set training.clip_norm = 1, or precision = 'fp32'"
-    if val and not all(math.isfinite(value) for value in val.values()):
-        raise NonFinite("the validation loss is not finite", f"after epoch {training.epoch + 1}: {val}",
-                        advice)
-    if not val and not all(bool(weight.isfinite().all()) for weight in training.task.model.parameters()):
+    for val in found.values():
+        if not all(math.isfinite(value) for value in val.values()):
+            raise NonFinite("the validation loss is not finite", f"after epoch {training.epoch + 1}: {val}", advice)
+    if not found and not all(bool(weight.isfinite().all()) for weight in training.task.model.parameters()):
         raise NonFinite("the weights are not finite", f"after epoch {training.epoch + 1}", advice)
 
 
-def _keep_best(training: Fit, keeper: Keeper, val: dict[str, float] | None, done: bool) -> None:
+def _keep_best(training: Fit, keeper: Keeper, metrics: dict[str, Any], weights: str, done: bool) -> None:
     """best.pth whenever the validation's metric has improved; without a validation set the last epoch is best."""
-    name, direction = training.plan.best
-    sign = 1 if direction == "min" else -1
-    if val and (training.best is None or sign * val[name] < sign * training.best["value"]):
-        training.best = {"metric": name, "value": val[name], "epoch": training.epoch, "val": val}
-        keeper.save("best.pth", training.scored_model.state_dict(), training.epoch, training.metrics)
-    elif done and training.best is None:
-        keeper.save("best.pth", training.scored_model.state_dict(), training.epoch, training.metrics)
+    best, val, name = training.best, metrics["val"], training.plan.best[0]
+    if val and (best is None or training.standing(val) < training.standing(best["val"])):
+        training.best = {"metric": name, "value": val[name], "epoch": training.epoch, "weights": weights, "val": val}
+    elif best is not None or not done:
+        return
+    keeper.save("best.pth", training.candidates[weights].state_dict(), training.epoch, metrics, weights=weights)
 
 
 _COMMIT: list[str] = []
@@ -522,7 +547,8 @@ def _line(row: dict[str, Any], epochs: int, best: dict[str, Any] | None) -> str:
     parts = [f"epoch {row['epoch']:>3}/{epochs}"]
     for part in ("train", "val"):
         if row[part]:
-            parts.append(part + " " + " ".join(f"{k} {v:.4f}" for k, v in row[part].items()))
+            title = f"{part} ({row['weights']})" if part == "val" and "weights" in row else part
+            parts.append(title + " " + " ".join(f"{k} {v:.4f}" for k, v in row[part].items()))
     marker = "  * best" if best and best["epoch"] == row["epoch"] else ""
     return "  ".join(parts) + f"  {row['seconds']:.1f} s  {row['clips_per_s']:.1f} clips/s{marker}"
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from slr.errors import Mistake
 from slr.runtime import generator
 
-POOL = 16  # batches among which items are sorted by length
+POOL = 256  # batches among which items are sorted by length: so most have one length, and need no masks
 
 
 class Key(NamedTuple):
@@ -35,12 +35,15 @@ class EpochBatches(Sampler[list[Key]]):
     pairs: neighbours (0 1)(2 3) … of a global batch stay on one process, as mixup wants them.
     lengths: of all items in an epoch. Where it is given, items of one length come together: the order is cut into pools
     of so many batches, each sorted, and where the order was shuffled the batches are too.
+    short_first: epochs, the first ones, in which the shortest items come first and the longest last, as in SortaGrad
+    (Amodei et al. 2016, Deep Speech 2, section 3.2).
     """
 
     def __init__(self, items: int, batch_size: int, *, shuffle: bool, seed: int, rank: int = 0, world: int = 1,
-                 pairs: bool = False, lengths: Callable[[int], Sequence[int]] | None = None):
+                 pairs: bool = False, lengths: Callable[[int], Sequence[int]] | None = None, short_first: int = 0):
         self.items, self.batch_size, self.shuffle, self.seed = items, batch_size, shuffle, seed
         self.rank, self.world, self.pairs, self.lengths = rank, world, pairs, lengths
+        self.short_first = short_first
         self.epoch = self.done = 0
 
     def start(self, epoch: int, done: int = 0) -> None:
@@ -64,6 +67,8 @@ class EpochBatches(Sampler[list[Key]]):
 
     def _by_length(self, order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The order with items of about one length in a batch; a smaller last batch stays the last."""
+        if self.epoch < self.short_first:
+            return order[np.argsort(lengths[order], kind="stable")]
         pools = np.split(order, range(POOL * self.batch_size, self.items, POOL * self.batch_size))
         order = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
         whole = self.items // self.batch_size * self.batch_size

@@ -556,18 +556,23 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(fig: Any, path: Path | str, title: str = "", note: str = "") -> Path:
-    """Write aside and rename: a picture is whole or not there."""
+    """The figure with a title and a note above it."""
     width, height = fig.get_size_inches()
     large = min(1.7, max(1.0, width / 14))  # a large sheet is looked at from further away
     look = {"va": "top", "in_layout": False}
     fig.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.62 * large / height), w_pad=0.12, h_pad=0.12)
     fig.text(0.15 / width, 1 - 0.12 * large / height, _clean(title), size=14 * large, weight="bold", **look)
     fig.text(0.15 / width, 1 - 0.42 * large / height, note, size=9.5 * large, color=GREY, **look)
+    return write(fig, path)
+
+
+def write(fig: Any, path: Path | str, dpi: int = DPI) -> Path:
+    """A figure as png, written aside and renamed: a picture is whole or not there."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        fig.savefig(aside, format="png", dpi=DPI)
+        fig.savefig(aside, format="png", dpi=dpi)
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)

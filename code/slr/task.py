@@ -89,9 +89,10 @@ class Task(ABC):
         """One record an item: id, expected, predicted, scores."""
 
     def vary(self, **options: Any) -> None:
-        """What a test changes about the input from now on (isolated signs: shuffled frames); none can be by default."""
-        if options.get("shuffle"):
-            raise Mistake("this task has no test with shuffled frames", type(self).__name__, "leave -sf out")
+        """What a test changes about the input from now on: `shuffle`, `black`; nothing can be by default."""
+        for name, words in (("shuffle", ("shuffled frames", "-sf")), ("black", ("black frames", "-bf"))):
+            if options.get(name):
+                raise Mistake(f"this task has no test with {words[0]}", type(self).__name__, f"leave {words[1]} out")
 
     @abstractmethod
     def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What happens to a clip between the decoder and the model.
 
-In the workers, on uint8: one crop and resize a clip. On the device, on whole batches: flip, colour, normalisation and
-mixup. Every clip has one draw (`draw`), taken from its own random numbers, and all its frames share it.
+In the workers, on uint8: one crop and resize a clip (and what `slr.augment` does). On the device, on whole batches:
+flip, colour, normalisation and mixup, and heatmaps of the points on the frames. Every clip has one draw (`draw`), taken
+from its own random numbers, and all its frames share it.
 """
 
 import math
@@ -67,6 +68,23 @@ def crop_resize(frames: np.ndarray | list[np.ndarray], box: tuple[int, int, int,
         else:
             cv2.resize(part, (size, size), dst=target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return out
+
+
+def on_crop(points: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """(…, 3) x, y, confidence in pixels of the frame -> in pixels of what `crop_resize` makes of it, as float32.
+
+    A pixel's middle is a whole number, in the frame as in the crop.
+    """
+    x0, y0, x1, y1 = box
+    placed = np.array(points, np.float32)
+    placed[..., 0] = (placed[..., 0] + 0.5 - x0) * (size / (x1 - x0)) - 0.5
+    placed[..., 1] = (placed[..., 1] + 0.5 - y0) * (size / (y1 - y0)) - 0.5
+    return placed
+
+
+def mirrored(points: np.ndarray, size: int) -> np.ndarray:
+    """The same points on the mirrored frames of `size`."""
+    return np.concatenate([size - 1 - points[..., :1], points[..., 1:]], axis=-1)
 
 
 def draw(rng: np.random.Generator, augment: Augment) -> np.ndarray:
@@ -179,6 +197,27 @@ def _normalise(x: torch.Tensor, clips: torch.Tensor, flipped: list[bool], draws:
             torch.addcmul(term, rows, factor, out=rows)
     if draws is not None:
         _coloured(x, draws, scale, shift, white=255, into=x)
+
+
+# Standard deviations of the peaks, as shares of the frame's side: 32 pixels of 256, and 8 of 112.
+SIGMA = {"max": 32 / 256, "points": 8 / 112}
+
+
+def heatmaps(points: torch.Tensor, size: int, kind: str) -> torch.Tensor:
+    """Points (T, K, 3), x, y, confidence in pixels of frames of `size` -> Gaussian peaks of 1, (C, T, size, size).
+
+    kind: `points` gives every point its channel, `max` all one, with the largest of their values at every pixel. A
+    point of confidence 0 has no peak.
+    """
+    axis = torch.arange(size, device=points.device, dtype=points.dtype)
+    across, down = ((axis - points[..., k, None]).square() / (2 * (SIGMA[kind] * size) ** 2) for k in (0, 1))
+    down = down.masked_fill(points[..., 2, None] <= 0, torch.inf)
+    if kind == "points":
+        return torch.einsum("tky,tkx->ktyx", (-down).exp(), (-across).exp())
+    nearest = down.new_full((len(points), size, size), torch.inf)
+    for y, x in zip(down.unbind(1), across.unbind(1), strict=True):
+        torch.minimum(nearest, y[:, :, None] + x[:, None], out=nearest)
+    return nearest.neg_().exp_()[None]
 
 
 def partners(n: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -214,6 +214,52 @@ def read_frames(path: Path | str, indices: Sequence[int] | np.ndarray, crop: Box
     return frames if back is None else frames[back]
 
 
+@contextmanager
+def playing(path: Path | str) -> Iterator[tuple[float, Iterator[np.ndarray]]]:
+    """The frames of a video file or frame folder from the first to the last, as they are decoded.
+
+    Yields:
+        (frames a second, 0 where unknown; the frames, each uint8 (H, W, 3), RGB).
+
+    Raises:
+        VideoError: no file, or no video.
+    """
+    path, cv2 = Path(path), _cv2()
+    if path.is_dir():
+        yield 0.0, (cv2.cvtColor(_image(file), cv2.COLOR_BGR2RGB) for file in frame_files(path))
+        return
+    with _opened(path) as capture:
+        yield float(capture.get(cv2.CAP_PROP_FPS)), _rest(capture)
+
+
+@contextmanager
+def filming(number: int) -> Iterator[Iterator[np.ndarray]]:
+    """The frames of camera `number` (0 is the first), each uint8 (H, W, 3), RGB, until it is switched off.
+
+    Raises:
+        VideoError: there is no such camera.
+    """
+    cv2 = _cv2()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a missing camera is told below, in one line
+    capture = cv2.VideoCapture(number)
+    try:
+        if not capture.isOpened():
+            raise VideoError(f"no camera {number}", "it does not open",
+                             "plug it in, close the program that uses it, or give another number")
+        yield _rest(capture)
+    finally:
+        capture.release()
+
+
+def _rest(capture: Any) -> Iterator[np.ndarray]:
+    cv2 = _cv2()
+    while True:
+        fine, frame = capture.read()
+        if not fine:
+            return
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
 def find_video(folder: Path, stem: str) -> Path:
     """The video file or frame folder called `stem` in `folder`.
 

@@ -4,6 +4,7 @@ started. They can be signalled, killed and killed by themselves at a chosen mome
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -64,6 +65,28 @@ def script(name: str, *words: str) -> Any:
 
     sys.argv = [f"{name}.py", *words]
     return import_module(name).main()
+
+
+def interrupted_script(step: int, name: str, *words: str) -> Any:
+    """The same, which a SIGTERM reaches inside its `step`-th step of training."""
+    from slr import engine
+
+    real, done = engine.optimise, list[int]()
+
+    def interrupted(*given: Any) -> Any:
+        done.append(1)
+        if len(done) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    engine.optimise = interrupted
+    return script(name, *words)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def write_checkpoint_on_a_full_disk(path: Path) -> None:

@@ -242,6 +242,7 @@ def _value(hint, rules) -> st.SearchStrategy:
             int | None: st.none() | st.integers(int(low), int(min(high, 1000))), float | None: st.none() | floats,
             tuple[float, float]: st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
             tuple[float, float, float, float]: st.tuples(*[st.floats(0, 0.5)] * 4),
+            tuple[int, ...]: st.lists(st.integers(0, 20), max_size=4).map(tuple),
             tuple[str, str]: st.tuples(st.sampled_from(["val", "train"]), st.sampled_from(["loss", "acc"]))}[hint]
 
 
@@ -256,7 +257,8 @@ def configs(draw) -> Config:
             sections[name] = None
     assume(sections["data"].num_frames >= 5 and sections["data"].frame_size >= 17)
     sections["model_params"] = dataclasses.replace(sections["model_params"], drop_path=None)
-    model = fitting(sections, "S3D_CTC" if sections["experiment"].task == "continuous" else "S3D")
+    sentences = "MambaSLR" if sections["mamba"] else "S3D_CTC"
+    model = fitting(sections, sentences if sections["experiment"].task == "continuous" else "S3D")
     plan = sections["scheduler"]
     if plan:
         idle = {f.name: f.default for f in dataclasses.fields(plan) if f.name not in SCHEDULER_KEYS[plan.type]}
@@ -272,14 +274,17 @@ def fitting(sections: dict, model: str) -> str:
         if sections[name]:
             sections[name] = dataclasses.replace(sections[name], **keys)
 
+    change("data", keypoints="", heatmap="none")
     metric = configuration.METRICS[sections["experiment"].task][1]
     if sections["training"].best_metric in ("acc", "wer"):
         change("training", best_metric=metric)
     if model == "S3D":
-        change("data", frame_stride=1)
+        change("data", frame_stride=1, short_first=0)
         change("model_params", frozen_blocks=None)
-        sections["decoding"] = None
+        sections["decoding"] = sections["mamba"] = None
         return model
+    if model == "MambaSLR":
+        change("model_params", frozen_blocks=None, bn_momentum=None, pretrained=False, weights="")
     change("training", mixup=0.0, label_smoothing=0.0)
     change("data", num_frames=4 * sections["data"].num_frames, store="video")
     change("scheduler", mode="min")

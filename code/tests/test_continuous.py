@@ -6,16 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import predict
 import preprocess
 import pytest
 import testing
 import torch
-from children import Child, script
+from children import Child, interrupted_script, script
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slr import checkpoint
+from slr import checkpoint, engine
 from slr.config import parse_config
 from slr.datasets import sentence_clips, sentences
 from slr.datasets import synthetic_sentences as drawn
@@ -24,7 +23,8 @@ from slr.errors import Mistake
 from slr.loading import EpochBatches
 from slr.logbook import read_log
 from slr.metrics import transcripts, wer
-from slr.models.sentence import SentenceModel
+from slr.models.masked import Frames
+from slr.models.sentence import GlossHead, SentenceModel
 from slr.paths import Experiment
 from slr.runtime import Runtime, generator
 from slr.task import build_task
@@ -301,6 +301,36 @@ def test_black_frames_tell_nothing(place):
     assert all(torch.allclose(first, row, atol=1e-4) for row in others)
 
 
+class Glance(SentenceModel):
+    """Looks at 8 x 8 cells of each frame, the mean of four frames a step: learns a few sentences in seconds."""
+
+    def __init__(self, classes: int):
+        super().__init__(torch.nn.Linear(192, 64), GlossHead(64, classes, 64, 0.0), 4)
+
+    def over_time(self, clips: torch.Tensor, frames: Frames) -> torch.Tensor:
+        cells = torch.nn.functional.adaptive_avg_pool3d(frames.zero(clips, 2), (clips.shape[2], 8, 8))
+        features = self.backbone(cells.movedim(2, 1).flatten(2)).relu().transpose(1, 2)
+        return torch.nn.functional.avg_pool1d(features, 4, ceil_mode=True).transpose(1, 2)
+
+
+def test_without_the_frames_nothing_is_known(place):
+    """A model that has learnt six sentences by heart finds them in their frames, and not in black ones."""
+    task = a_task(training__batch_size=6)
+    torch.manual_seed(1)
+    task.model = Glance(len(task.classes))  # type: ignore[assignment]
+    (batch,) = batches(task, "train", False)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        task.losses(task.forward(task.model, batch), batch)["loss"][0].backward()
+        optimizer.step()
+    found = {}
+    for black in (False, True):
+        task.vary(black=black)
+        found[black] = engine.evaluate(task, task.loader("train", False), task.runtime)[0]["wer"]
+    assert found[False] < 10 and found[True] > 80, found
+
+
 # --- what is left out, and what is refused ------------------------------------------------------------------
 
 def test_useless_sentences_are_left_out_and_named(data, place, tmp_path, monkeypatch):
@@ -328,6 +358,25 @@ def test_what_cannot_be_aligned_has_no_loss_and_counts_in_the_wer(data, place, t
     parts = [task.losses(task.forward(task.model, batch), batch) for batch in own]
     assert [part["loss"][1] for part in parts] == [1, 0, 1]
     assert [(float(part["wer"][0]), part["wer"][1]) for part in parts[:2]] == [(0, 0), (100, 2)]
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_sentence_without_frames_is_no_sentence(count, data, place, tmp_path, monkeypatch):
+    rewritten(data, tmp_path, "val", lambda found: [replace(found[0], num_frames=count), *found[1:]])
+    monkeypatch.setenv("SLR_DATA", str(tmp_path))
+    with pytest.raises(Mistake, match=f"dev.jsonl, line 1 is no sentence: set 'val', {count} frames"):
+        a_task().size("val")
+
+
+def test_lengths_out_of_range_are_refused(place):
+    """Before anything is computed of them: of padded frames and of packed ones."""
+    task = a_task()
+    for lengths in ([16, 0], [17, 8], [8], [-1, 8]):
+        with pytest.raises(Mistake, match="the lengths") as caught:
+            task.model(torch.zeros(2, 3, 16, 32, 32), torch.tensor(lengths))
+        assert str(lengths) in str(caught.value)
+        with pytest.raises(Mistake, match="do not fit the packed batch"):
+            task.model.packed(torch.zeros(32, 3, 32, 32), torch.tensor(lengths))
 
 
 def test_missing_frames_are_named(data, place, tmp_path, monkeypatch):
@@ -367,12 +416,13 @@ def test_the_wer_that_counts(split, cleanup, mode, place, data, tmp_path, monkey
 
 # --- the scripts --------------------------------------------------------------------------------------------
 
-def train(data: Path, place: Path, *words: str) -> str:
-    """training.py in a process of its own, its runs below `place`; what it said."""
+def train(data: Path, place: Path, *words: str, interrupt: int = 0, code: int = 0) -> str:
+    """training.py in a process of its own, its runs below `place`; what it said. `interrupt`: in which step."""
     (place / "x.ini").write_text(INI)
-    child = Child(script, "training", "S3D_CTC", SPLIT, "1", *words, "-c", str(place / "x.ini"), "-na", *CPU,
+    target, first = (interrupted_script, (interrupt,)) if interrupt else (script, ())
+    child = Child(target, *first, "training", "S3D_CTC", SPLIT, "1", *words, "-c", str(place / "x.ini"), "-na", *CPU,
                   log=place / "said", SLR_DATA=str(data), SLR_RUNS=str(place / "runs"), WANDB_MODE="disabled")
-    assert child.wait() == 0, child.said()
+    assert child.wait() == code, child.said()
     return child.said()
 
 
@@ -396,14 +446,14 @@ def test_a_run(trained):
 
 
 def test_resume_is_bit_identical(trained, data, place):
-    """Also where the learning goes on: a constant rate, so that another max_epoch changes nothing before."""
+    """Interrupted in the first step of the second epoch: batches by length, clips that change, dropout."""
     whole, _ = trained
-    train(data, place, "--set", "training.max_epoch=1")
     folder = place / "runs" / SPLIT / "S3D_CTC_001"
-    train(data, place, "-r", "--set", "training.max_epoch=2")
-    one, other = (checkpoint.load(path / "checkpoints" / "checkpoint_002.pth")["model_state_dict"]
-                  for path in (whole, folder))
-    assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+    assert "epoch 2, step 1 of 2" in train(data, place, interrupt=3, code=75)
+    train(data, place, "-r")
+    for name in ("checkpoint_002.pth", "best.pth"):
+        one, other = (checkpoint.load(path / "checkpoints" / name)["model_state_dict"] for path in (whole, folder))
+        assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
     assert [(r["train"], r["val"]) for r in read_log(whole / "log.jsonl")] == [
         (r["train"], r["val"]) for r in read_log(folder / "log.jsonl")]
 
@@ -416,7 +466,9 @@ def test_the_files_of_a_test_say_the_same(trained, place, capsys):
     said = capsys.readouterr()
     assert "warning" not in said.err and "WER" in said.out
     result = json.loads((out / "best_val_loss.json").read_text())
-    assert list(result) == ["check_name", "best_val_wer", "best_val_loss", "test", "val"]
+    assert list(result) == ["check_name", "best_val_wer", "best_val_loss", "test", "val", "test_black"]
+    assert result["test_black"]["modes"]["plain"]["ref_words"] == result["test"]["modes"]["plain"]["ref_words"]
+    assert "test_black: 3 sentences" in said.out
     assert result["val"]["greedy"]["plain"] == pytest.approx(result["best_val_wer"])
     counts = result["test"]["modes"]["plain"]
     lines = [json.loads(line) for line in (out / "best_test-predictions.jsonl").read_text().splitlines()]
@@ -460,7 +512,7 @@ def test_the_board_has_a_table_of_sentences(trained, place, monkeypatch, capsys)
     assert head.split()[:4] == ["split", "run", "wer", "mode"] and row.split()[:2] == [SPLIT, "S3D_CTC_001"]
     with (place / "board.csv").open(newline="") as table:
         (found,) = csv.DictReader(table)
-    assert found["mode"] == "plain" and float(found["wer"]) > 0
+    assert found["mode"] == "plain" and float(found["wer"]) > 0 and float(found["black_wer"]) > 0
 
 
 def test_one_set_and_its_alignment(trained, place, capsys):
@@ -470,16 +522,66 @@ def test_one_set_and_its_alignment(trained, place, capsys):
     assert {path.name for path in (place / "out").iterdir()} >= {"best_val-wer.json", "best_val-alignment.png"}
     with pytest.raises(Mistake, match="shuffled"):
         testing.main([*words, "-sf"])
+    assert testing.main([*words, "-bf"]) == 0
+    assert {path.name for path in (place / "out").iterdir()} >= {"best_val-wer_black.json",
+                                                                 "best_val_black-details.json"}
     with pytest.raises(Mistake, match="no such graph"):
         testing.main([*words, "-cm"])
 
 
+def test_two_runs_are_compared(place, tmp_path, capsys):
+    """Sentence by sentence, from the files that a test writes: one run knows all but a gloss of each, the other all."""
+    for name, drop in (("a", 1), ("b", 0)):
+        task = oracle(a_task(), "test", drop)
+        batch = next(iter(batches(task, "test", False)))
+        task.report(task.decode(task.forward(task.model, batch), batch), tmp_path / name, "best_test", graphs=())
+    words = sum(len(reference) for reference in batch["reference"])
+    capsys.readouterr()
+    runs = [str(tmp_path / name) for name in "ab"]
+    assert testing.main(["compare", *runs, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["sentences"], found["ref_words"], found["errors_a"], found["errors_b"]) == (3, words, 3, 0)
+    assert (found["fewer_a"], found["fewer_b"], found["p_value"]) == (0, 3, 2 / 8)
+    assert found["difference"] == pytest.approx(300 / words) and "mode:plain" in found["signature"]
+    assert testing.main(["compare", *reversed(runs)]) == 0
+    said = capsys.readouterr()
+    assert f"difference -{300 / words:.2f} points" in said.out and "p = 0.25 (exact sign flips)" in said.out
+    file = tmp_path / "a" / "best_test-predictions.jsonl"
+    details = file.with_name("best_test-details.json")
+    details.write_text(details.read_text().replace("mode:plain", "mode:official"))
+    with pytest.raises(Mistake, match="not counted alike"):
+        testing.main(["compare", *runs])
+    details.unlink()
+    assert testing.main(["compare", *runs]) == 0 and "is not known" in capsys.readouterr().err
+    file.write_text('{"id": "x"}\n')
+    with pytest.raises(Mistake, match="line 1: 'errors'"):
+        testing.main(["compare", *runs])
+    other = tmp_path / "best_test-predictions.csv"
+    other.write_text("clip,signer,true,rank\n")
+    with pytest.raises(Mistake, match="signs and sentences"):
+        testing.main(["compare", str(tmp_path), runs[1]])
+
+
 def test_what_is_left_out_is_said(data, place, tmp_path):
-    rewritten(data, tmp_path, "train", lambda found: [replace(found[0], gloss=()), *found[1:]])
+    """By the script, each with its reason; where nothing is left to train on, it says so, and why."""
+    odd: list[tuple[str, ...]] = [(), ("NEVER-SEEN",), ("GO",) * 20]
+    rewritten(data, tmp_path, "train", lambda found: [*(replace(s, gloss=g) for s, g in zip(found, odd, strict=False)),
+                                                      *found[3:]])
     said = train(tmp_path, place, "--set", "training.max_epoch=1")
     facts = json.loads((place / "runs" / SPLIT / "S3D_CTC_001" / "data_info.json").read_text())
-    assert list(facts["left_out"].values()) == ["no gloss"]
-    assert "1 training items are left out" in said and "no gloss" in said
+    reasons = list(facts["left_out"].values())
+    assert "3 training items are left out" in said and all(why in said for why in reasons)
+    assert [why[:14] for why in reasons] == ["no gloss", "glosses that t", "too few frames"]
+    rewritten(data, tmp_path, "train", lambda found: [replace(sentence, gloss=()) for sentence in found])
+    said = train(tmp_path, place, "-ee", code=78)
+    assert "the training set is empty: 6 are left out, such as" in said and "Traceback" not in said
+
+
+def test_frames_that_went_missing_are_named_by_the_script(data, place, tmp_path):
+    """A video that is shorter than it was: known only when it is read, in a worker."""
+    rewritten(data, tmp_path, "train", lambda found: [replace(found[0], num_frames=500), *found[1:]])
+    said = train(tmp_path, place, "--set", "data.workers=1", code=2)
+    assert ".mp4 is too short: frame" in said and "preprocess.py" in said and "Traceback" not in said
 
 
 def test_an_isolated_checkpoint_starts_the_backbone(place):
@@ -534,11 +636,6 @@ def test_a_validation_set_without_glosses_is_refused(data, place, tmp_path, monk
 def test_an_unknown_built_in_split_is_named(tmp_path):
     with pytest.raises(Mistake, match="no such built-in sentences"):
         preprocess.main(["-as", "demo_continuous_huge", "--data", str(tmp_path)])
-
-
-def test_predict_refuses_sentences(trained, tmp_path):
-    with pytest.raises(Mistake, match="does not name single signs"):
-        predict.main(["--checkpoint", str(trained[0] / "checkpoints" / "best.pth"), str(tmp_path), *CPU])
 
 
 def test_a_split_that_is_not_prepared_is_named(place):

@@ -93,15 +93,16 @@ def test_groups_of():
 def test_the_log_tells_the_truth(tmp_path):
     of = task()
     training, rows = fit(tmp_path, of, plan(ema=0.5))
-    loader = of.loader("val", train=False)
-    means, records = engine.evaluate(of, loader, CPU, model=training.scored_model, decode=True)
+    loader, chosen = of.loader("val", train=False), training.candidates[rows[-1]["weights"]]
+    means, records = engine.evaluate(of, loader, CPU, model=chosen, decode=True)
     assert means == rows[-1]["val"] and [row["id"] for row in records] == [f"val{i}" for i in range(7)]
     labels = torch.arange(7) % 3
-    logits = training.scored_model.eval()(torch.cat([b["points"] for b in loader]))
+    logits = chosen.eval()(torch.cat([b["points"] for b in loader]))
     assert means["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), abs=1e-6)
     assert means["acc"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert rows[0]["lr"] == {"backbone": 0.01, "classifier": 0.01} and rows[0]["peak_memory"] > 0
-    assert set(rows[0]) == {"epoch", "train", "val", "lr", "seconds", "clips_per_s", "peak_memory", "commit"}
+    assert set(rows[0]) == {"epoch", "train", "val", "lr", "seconds", "clips_per_s", "peak_memory", "commit",
+                            "weights", "val_raw", "val_ema"}
 
 
 def test_evaluation_changes_nothing(tmp_path):
@@ -147,7 +148,7 @@ def test_the_average_follows_the_weights():
             decay = min(0.9, (1 + count) / (10 + count))
             mean = decay * mean + (1 - decay) * weights(of)
         count += 1
-    averaged = nn.utils.parameters_to_vector(training.scored_model.parameters())
+    averaged = nn.utils.parameters_to_vector(training.candidates["ema"].parameters())
     assert torch.allclose(averaged, mean, atol=1e-6) and not torch.allclose(averaged, weights(of), atol=1e-4)
 
 
@@ -165,19 +166,53 @@ def test_files_of_a_run(tmp_path):
     assert all(torch.equal(v, of.model.state_dict()[k]) for k, v in last["model_state_dict"].items())
 
 
-def test_best_holds_the_average(tmp_path):
-    of = task()
-    training, rows = fit(tmp_path, of, plan(epochs=1, ema=0.9))
-    best = checkpoint.load(tmp_path / "best.pth")["model_state_dict"]
-    assert all(torch.equal(v, training.ema.module.state_dict()[k]) for k, v in best.items())
-    assert not torch.equal(best["backbone.0.weight"], of.model.state_dict()["backbone.0.weight"])
-    assert best.keys() == of.model.state_dict().keys()
+@pytest.mark.parametrize(("spoilt", "weights"), [("raw", "ema"), ("ema", "raw"), ("", "ema")])
+def test_best_is_the_better_of_the_weights_and_their_average(tmp_path, monkeypatch, spoilt, weights):
+    """Of equals the average. A numbered checkpoint holds the raw weights and their own figures, whichever is better."""
+    of, real = task(), engine.evaluate
+
+    def scored(task, loader, runtime, *, model, **options):
+        means, records = real(task, loader, runtime, model=model, **options)
+        name = "raw" if model is of.model else "ema"
+        return ({**means, "loss": 9.0 if name == spoilt else 1.0} if spoilt else {**means, "loss": 1.0}), records
+
+    monkeypatch.setattr(engine, "evaluate", scored)
+    training, (row,) = fit(tmp_path, of, plan(epochs=1, ema=0.9))
+    models = training.candidates
+    best, last = checkpoint.load(tmp_path / "best.pth"), checkpoint.load(tmp_path / "checkpoint_001.pth")
+    assert (best["weights"], last["weights"], row["weights"], training.best["weights"]) == (weights, "raw", weights,
+                                                                                            weights)
+    assert all(torch.equal(v, models[weights].state_dict()[k]) for k, v in best["model_state_dict"].items())
+    assert not torch.equal(models["ema"].backbone[0].weight, of.model.backbone[0].weight)
+    assert best["model_state_dict"].keys() == of.model.state_dict().keys()
+    assert row["val"] == row[f"val_{weights}"] == best["metrics"]["val"] == training.best["val"]
+    assert last["metrics"]["val"] == row["val_raw"] and (row["val_raw"] != row["val_ema"]) == bool(spoilt)
 
 
-def test_best_by_accuracy_keeps_the_first_of_equals(tmp_path):
+def test_a_best_from_before_the_choice_goes_on(tmp_path):
+    """Old checkpoints: the average was scored alone, and nothing says so."""
+    fit(tmp_path, task(), plan(epochs=1, ema=0.9))
+    content = checkpoint.load(tmp_path / "checkpoint_001.pth")
+    del content["weights"], content["resume"]["best"]["weights"]
+    content["resume"]["best"] |= {"value": 0.0, "val": {"loss": 0.0, "acc": 1.0}}
+    checkpoint.save(tmp_path / "checkpoint_001.pth", content)
+    training, rows = fit(tmp_path, task(), plan(epochs=2, ema=0.9), "checkpoint_001.pth")
+    assert len(rows) == 2 and training.best == content["resume"]["best"]
+
+
+@pytest.mark.parametrize(("losses", "best"), [((3, 2, 2), 2), ((2, 3, 2), 1), ((3, 2, 1), 3)])
+def test_of_equal_epochs_the_lower_loss_is_best_then_the_earlier(tmp_path, monkeypatch, losses, best):
+    """As where a new model of sentences says nothing: its WER is 100, epoch for epoch."""
+    found = iter(losses)
+    monkeypatch.setattr(engine, "evaluate", lambda *_, **__: ({"loss": float(next(found)), "acc": 0.5}, []))
+    training, _ = fit(tmp_path, task(), plan(best=("acc", "max")))
+    assert training.best["epoch"] == checkpoint.load(tmp_path / "best.pth")["epoch"] == best
+
+
+def test_best_by_accuracy(tmp_path):
     rows = fit(tmp_path, task(), plan(epochs=6, best=("acc", "max")))[1]
-    accuracies = [row["val"]["acc"] for row in rows]
-    assert checkpoint.load(tmp_path / "best.pth")["epoch"] == 1 + accuracies.index(max(accuracies))
+    order = sorted(rows, key=lambda row: (-row["val"]["acc"], row["val"]["loss"]))
+    assert checkpoint.load(tmp_path / "best.pth")["epoch"] == order[0]["epoch"]
 
 
 def test_without_validation_the_last_is_best(tmp_path):

@@ -9,8 +9,8 @@ from torch.nn.functional import conv1d, conv2d, layer_norm, pad, silu, softplus
 
 from slr.errors import Mistake
 from slr.models import mamba
+from slr.models.classifier import parameter_groups
 from slr.models.mamba import (
-    NO_DECAY,
     Attention,
     Direction,
     Heads,
@@ -19,7 +19,6 @@ from slr.models.mamba import (
     TemporalMixer,
     build,
     halve,
-    optimiser_groups,
     pack,
     roll,
     unroll,
@@ -314,24 +313,25 @@ def test_the_residual_stays_in_float32(way):
 def test_groups(layer_decay):
     """All parameters once; only dt_bias, A_log and D without weight decay; layers as layer decay counts them."""
     model = small()
-    groups = optimiser_groups(model, layer_decay)
+    groups, layers = parameter_groups(model, layer_decay), model.layers()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = [id(parameter) for group in groups for parameter in group["params"]]
-    assert len(found) == len(set(found)) == len(names) and len({group["name"] for group in groups}) == len(groups)
-    for group in groups:
-        for name in (names[id(parameter)] for parameter in group["params"]):
-            assert group["decay"] == (name.split(".")[-1] not in ("dt_bias", "A_log", "D"))
-            assert group["scale"] == pytest.approx(layer_decay ** (4 - model.layer(name)))
-            assert name.startswith(group["part"])
-    assert NO_DECAY == ("dt_bias", "A_log", "D") and (len(groups) == 3 or layer_decay != 1)
+    found = [id(parameter) for group in groups.values() for parameter in group.params]
+    assert len(found) == len(set(found)) == len(names)
+    for group in groups.values():
+        for name in (names[id(parameter)] for parameter in group.params):
+            assert group.decay == (name.split(".")[-1] not in ("dt_bias", "A_log", "D"))
+            assert group.scale == pytest.approx(layer_decay ** (4 - layers[name]))
+            assert name.startswith(group.part)
+    assert len(groups) == 3 or layer_decay != 1
 
 
 def test_layers():
     model = small()
     expected = {"backbone.stem.conv.weight": 0, "backbone.cls": 0, "backbone.blocks.0.norm1.weight": 1,
                 "backbone.blocks.2.temporal.back.heads.D": 3, "backbone.norm.weight": 4, "classifier.1.bias": 4}
-    assert {name: model.layer(name) for name in expected} == expected
-    assert {model.layer(name) for name, _ in model.named_parameters()} == {0, 1, 2, 3, 4}
+    layers = model.layers()
+    assert {name: layers[name] for name in expected} == expected
+    assert set(layers.values()) == {0, 1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(("options", "found"), [

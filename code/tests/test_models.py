@@ -103,10 +103,20 @@ def test_same_tensors_as_torchvision(pair):
 def test_parameter_groups_hold_every_parameter_once(pair):
     ours = pair[2]
     groups = parameter_groups(ours)
-    grouped = [id(parameter) for group in groups.values() for parameter in group]
+    grouped = [id(parameter) for group in groups.values() for parameter in group.params]
     assert sorted(grouped) == sorted(id(parameter) for parameter in ours.parameters())
     assert len(grouped) == len(set(grouped))
-    assert [p.shape[0] for p in groups["classifier"]] == [CLASSES, CLASSES]
+    assert [p.shape[0] for p in groups["classifier"].params] == [CLASSES, CLASSES]
+
+
+def test_rates_decay_layer_by_layer(pair):
+    """In the order in which a clip passes them: each layer at half the rate of the next, the classifier at its own."""
+    ours = pair[2]
+    groups = parameter_groups(ours, layer_decay=0.5)
+    scales = [group.scale for group in groups.values()]
+    assert scales == [0.5 ** n for n in reversed(range(len(groups)))] and len(groups) > 4
+    assert list(groups)[-1].startswith("classifier") and all(group.decay for group in groups.values())
+    assert sum(len(group.params) for group in groups.values()) == len(list(ours.parameters()))
 
 
 @torch.no_grad()

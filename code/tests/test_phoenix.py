@@ -232,9 +232,11 @@ def test_keypoint_pickles(tmp_path):
     rows = {"fullFrame-210x260px/train/a": {"keypoints": points},
             "fullFrame-210x260px/train/b_default-0/1/b": {"keypoints": points.astype(np.float64)}}
     found = phoenix.read_keypoints(write(tmp_path / "k.pkl", pickle.dumps(rows)))
-    assert list(found) == ["a", "b_default-0"] and np.array_equal(found["a"], points)
-    assert found["b_default-0"].dtype == np.float32
-    for wrong in ([1], {"a": points}, {"a": {"keypoints": points[0]}}, {"../a": {"keypoints": points}},
+    assert list(found) == ["a", "b_default-0"] and np.array_equal(found["a"][0], points)
+    assert found["b_default-0"][0].dtype == np.float32 and found["a"][1] == (210, 260)
+    assert phoenix.read_keypoints(write(tmp_path / "k.pkl", pickle.dumps({"a": rows.popitem()[1]})))["a"][1] is None
+    twice = {f"{folder}/a": {"keypoints": points} for folder in ("train", "dev")}
+    for wrong in ([1], twice, {"a": points}, {"a": {"keypoints": points[0]}}, {"../a": {"keypoints": points}},
                   {3: {"keypoints": points}}):
         with pytest.raises(Mistake, match="no annotation of sentences"):
             phoenix.read_keypoints(write(tmp_path / "k.pkl", pickle.dumps(wrong)))
@@ -251,9 +253,9 @@ def test_keypoint_pickles(tmp_path):
     ("dev.corpus.csv", "id|folder|signer|annotation\na|/etc/1/*.png|c|d\n", "no path below a folder"),
     ("dev.corpus.csv", "id|folder|signer|annotation\na b|b|c|d\n", "has the id 'a b'"),
     ("dev.corpus.csv", "name|video|start|end|speaker|orth|translation\na|a|3|9|S|G|t\n", "only -1, the whole"),
-    ("x-groundtruth-dev.stm", "a 1 Signer01 0.0\n", "no <id> <channel>"),
-    ("x-groundtruth-dev.stm", "a 1 Signer01 nan 1.0 G\n", "no <id> <channel>"),
-    ("x-groundtruth-dev.stm", "a 1 Signer01 2.0 1.0 G\n", "no <id> <channel>"),
+    ("x-groundtruth-dev.stm", "a 1 Signer01 0.0\n", "line 1: an STM line has at least five fields"),
+    ("x-groundtruth-dev.stm", "a 1 Signer01 nan 1.0 G\n", "line 1: this is no number"),
+    ("x-groundtruth-dev.stm", "a 1 Signer01 2.0 1.0 G\n", "line 1: the segment ends before it starts"),
     ("x-groundtruth-dev.stm", "../../a 1 Signer01 0.0 1.0 G\n", "no path below a folder"),
     ("x-groundtruth-dev.stm", ";; nothing\n", "has no entry"),
 ])
@@ -267,8 +269,10 @@ def test_wrong_text_is_named(tmp_path, name, text, said):
 def test_text_that_is_none(tmp_path):
     with pytest.raises(Mistake, match="no UTF-8"):
         phoenix.read_corpus(write(tmp_path / "dev.corpus.csv", b"id|folder|signer|annotation\na|a|b|\xff\n"))
-    with pytest.raises(Mistake, match="cannot read"):
+    with pytest.raises(Mistake, match="cannot be read"):
         phoenix.read_stm(tmp_path / "nothing.stm")
+    with pytest.raises(Mistake, match="cannot read"):
+        phoenix.read_corpus(tmp_path / "nothing.csv")
     for name, gloss in (("a|b", "C"), ("a", "C\nD")):
         with pytest.raises(ValueError, match="cannot stand"):
             phoenix.corpus_text([Entry(name, gloss=(gloss,))])

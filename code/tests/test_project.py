@@ -20,7 +20,7 @@ from slr import config, paths
 from slr.config import SECTIONS, parse_config, read_config
 from slr.paths import ROOT, Experiment
 
-SCRIPTS = ("training", "testing", "preprocess", "predict", "utils")
+SCRIPTS = ("training", "testing", "preprocess", "predict", "extract_features", "utils")
 INIS = sorted(paths.CONFIGS.glob("*/*.ini"))
 PAGES = ("README.md", "data/README.md", "runs/README.md", "code/README.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

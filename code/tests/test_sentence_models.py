@@ -376,7 +376,7 @@ def test_every_parameter_learns_by_ctc(name):
         assert (parameter.grad is None) == (not parameter.requires_grad), key
         assert parameter.grad is None or parameter.grad.isfinite().all(), key
     assert net.classifier.gloss.weight.grad.abs().sum() > 0
-    grouped = [id(p) for group in parameter_groups(net).values() for p in group]
+    grouped = [id(p) for group in parameter_groups(net).values() for p in group.params]
     assert sorted(grouped) == sorted(id(p) for p in net.parameters())
 
 

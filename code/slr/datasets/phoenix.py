@@ -28,6 +28,7 @@ from slr import paths
 from slr.datasets.sentences import is_inside
 from slr.datasets.unpickle import load_npy, load_pickle
 from slr.errors import Mistake
+from slr.metrics import transcripts
 from slr.paths import SETS
 
 SET_NAMES = {"train": "train", "dev": "val", "val": "val", "test": "test"}
@@ -317,52 +318,40 @@ def read_features(path: Path, limit: int = FEATURE_BYTES) -> dict[str, np.ndarra
     return found
 
 
-def read_keypoints(path: Path, limit: int = FEATURE_BYTES) -> dict[str, np.ndarray]:
-    """{id: (T, K, 3) float32}, x, y and confidence of K points, of a pickle {"<folders>/<id>": {"keypoints": …}}.
+def read_keypoints(path: Path,
+                   limit: int = FEATURE_BYTES) -> dict[str, tuple[np.ndarray, tuple[int, int] | None]]:
+    """{id: ((T, K, 3) float32, size)} of a pickle {"<folders>/<id>": {"keypoints": …}}: x, y and confidence of K
+    points, and of a name with fullFrame-210x260px in it the width and height of the frames that they are on.
 
     Raises:
-        Mistake: no such file, it names more than data, or an entry has no such points.
+        Mistake: no such file, it names more than data, an entry has no such points, or two are of one id.
     """
     entries = load_pickle(path, limit)
     if not isinstance(entries, dict):
         raise _wrong(path, "it", f"holds {type(entries).__name__}, no entries by name")
-    found = {}
+    found: dict[str, tuple[np.ndarray, tuple[int, int] | None]] = {}
     for name, value in entries.items():
         points = _mapping(value, ("keypoints",), path, f"entry {str(name)[:80]!r}")["keypoints"]
         if not isinstance(points, np.ndarray) or points.ndim != 3 or points.shape[2] != 3 or points.dtype.kind != "f":
             raise _wrong(path, f"entry {str(name)[:80]!r}", "has no points (T, K, 3)")
-        found[_id(name, path, "an entry")] = points.astype(np.float32, copy=False)
+        entry, size = _id(name, path, "an entry"), re.search(r"fullFrame-([1-9]\d{0,4})x([1-9]\d{0,4})px", name)
+        if entry in found:
+            raise _wrong(path, f"entry {name[:80]!r}", "is of a sentence that had one")
+        found[entry] = points.astype(np.float32, copy=False), (int(size[1]), int(size[2])) if size else None
     return found
 
 
 # --- STM, CTM -----------------------------------------------------------------------------------------------
 
 def read_stm(path: Path, part: str = "") -> list[Entry]:
-    """The references of an STM, one segment a sentence, glosses as they stand. (metrics.transcripts reads one to
-    score it, with all that sclite makes of words.)
+    """The references of an STM, one segment a sentence, glosses as they stand. (transcripts.read_stm reads one to score
+    it, with all that sclite makes of words.)
 
     Raises:
         Mistake: no such file, or a malformed line.
     """
-    found = []
-    for where, line in _lines(path):
-        if line.startswith(";;"):
-            continue
-        name, _channel, signer, *rest = line.split(None, 5) + [""] * 4
-        start, stop, words = rest[:3]
-        if not _is_span(start, stop):
-            raise _wrong(path, where, f"is {line[:60]!r}, no <id> <channel> <signer> <start> <stop> GLOSS …")
-        labels = LABELS.match(words)
-        words = words[labels.end():] if labels else words
-        found.append(Entry(_id(name, path, where), part, _signer(signer), tuple(words.split())))
-    return found
-
-
-def _is_span(start: str, stop: str) -> bool:
-    try:
-        return 0 <= float(start) <= float(stop)
-    except ValueError:
-        return False
+    return [Entry(_id(segment.file, path, f"line {segment.line.number}"), part, _signer(segment.speaker),
+                  tuple(segment.words)) for segment in transcripts.segments(path)]
 
 
 def stm_text(entries: Iterable[Entry]) -> str:
@@ -379,7 +368,6 @@ def read_ctm(path: Path) -> dict[str, list[tuple[float, float, str]]]:
     Raises:
         Mistake: no such file, or a malformed line.
     """
-    from slr.metrics import transcripts
     found: dict[str, list[tuple[float, float, str]]] = {}
     for word in transcripts.read_ctm(path):
         found.setdefault(word.file, []).append((word.start, word.duration, word.word))

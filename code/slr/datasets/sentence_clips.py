@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from slr.augment import UNCHANGED, Recipe, draw_changes
+from slr.datasets.keypoints import Keypoints
 from slr.datasets.sentences import Sentence, read_images, steps_needed, time_steps
 from slr.loading import Key, collate
 from slr.runtime import generator
-from slr.transforms import Augment, center_box, crop_resize, draw, no_draw, random_box
+from slr.transforms import Augment, center_box, crop_resize, draw, mirrored, no_draw, on_crop, random_box
 
 SHORTEST, LONGEST = 0.5, 1.5  # of a sentence's frames, in training
 Box = tuple[int, int, int, int]
@@ -59,7 +61,7 @@ def on_frame(box: Box, side: int, height: int, width: int) -> Box:
 
 class SentenceDataset(Dataset):
     """Items {ids, frames (T, S, S, 3) uint8, lengths, indices (T,), targets (U,), needed, reference, draws (6,)} for
-    `Key(epoch, item)`.
+    `Key(epoch, item)`; with `keypoints` also points (T, K, 3) float32, in pixels of the frames as the model sees them.
 
     `indices` are the numbers of the frames; `targets` those of the glosses, 0 for one that `numbers` lacks; `needed`
     the time steps that these take; `reference` the words to score against.
@@ -70,11 +72,13 @@ class SentenceDataset(Dataset):
 
     def __init__(self, sentences: Sequence[Sentence], numbers: Mapping[str, int], *, num_frames: int, frame_size: int,
                  frame_stride: int = 1, stride: int = 1, multiple: int = 1, seed: int = 0, eval_resize: float = 1.0,
-                 augment: Augment | None = None, jitter_frames: bool = False):
+                 augment: Augment | None = None, jitter_frames: bool = False, recipe: Recipe = UNCHANGED,
+                 keypoints: Keypoints | None = None):
         self.sentences, self.numbers, self.seed = list(sentences), numbers, seed
         self.num_frames, self.frame_size, self.frame_stride = num_frames, frame_size, frame_stride
         self.stride, self.multiple, self.eval_resize = stride, multiple, eval_resize
         self.augment, self.jitter_frames = augment, jitter_frames and augment is not None
+        self.recipe, self.keypoints = recipe, keypoints
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -84,11 +88,19 @@ class SentenceDataset(Dataset):
         rng = generator(self.seed, key.epoch, sentence.id)
         indices = self.indices(sentence, rng)
         images = read_images(sentence, indices)
+        box = self._box(images[0], rng)
+        draws = draw(rng, self.augment) if self.augment else no_draw()
+        changes = draw_changes(rng, self.frame_size, self.recipe)
         words = sentence.gloss if sentence.reference is None else sentence.reference
-        return {"ids": sentence.id, "set": sentence.set, "frames": self._cropped(images, rng), "indices": indices,
-                "lengths": np.int64(len(indices)), "needed": np.int64(steps_needed(sentence.gloss)),
-                "targets": [self.numbers.get(gloss, 0) for gloss in sentence.gloss], "reference": list(words),
-                "draws": draw(rng, self.augment) if self.augment else no_draw(), "ghost": key.ghost}
+        item = {"ids": sentence.id, "set": sentence.set, "indices": indices, "lengths": np.int64(len(indices)),
+                "frames": changes.of_frames(crop_resize(images, box, self.frame_size)),
+                "needed": np.int64(steps_needed(sentence.gloss)), "reference": list(words), "draws": draws,
+                "targets": [self.numbers.get(gloss, 0) for gloss in sentence.gloss], "ghost": key.ghost}
+        if self.keypoints:
+            points = self.keypoints.at(sentence, indices, *images[0].shape[:2])
+            points = changes.of_points(on_crop(points, box, self.frame_size), self.frame_size)
+            item["points"] = mirrored(points, self.frame_size) if draws[0] > 0.5 else points
+        return item
 
     def lengths(self, epoch: int) -> list[int]:
         """How many frames each item has in this epoch."""
@@ -101,27 +113,31 @@ class SentenceDataset(Dataset):
         least = self.stride * steps_needed(sentence.gloss)
         return train_indices(sentence.num_frames, self.num_frames, self.frame_stride, self.multiple, least, rng)
 
-    def _cropped(self, images: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-        height, width = images[0].shape[:2]
+    def _box(self, image: np.ndarray, rng: np.random.Generator) -> Box:
+        """What is cut out of the frames."""
+        height, width = image.shape[:2]
         side = max(height, width)
         if self.augment:
             box = random_box(side, side, rng, self.augment.min_scale, self.augment.max_aspect)
         else:
             box = center_box(side, side, self.eval_resize)
-        return crop_resize(images, on_frame(box, side, height, width), self.frame_size)
+        return on_frame(box, side, height, width)
 
 
-RAGGED = ("frames", "indices")
+RAGGED = ("frames", "points")  # a row for every frame
 
 
 def packed(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Frames one item after the other, (sum of T, S, S, 3); indices, targets and references in lists, the rest stacked.
-    """
-    batch = collate([{name: value for name, value in item.items() if name not in RAGGED} for item in items])
-    batch["frames"] = torch.from_numpy(np.concatenate([item["frames"] for item in items]))
+    """Frames one item after the other, (sum of T, S, S, 3), and their points (sum of T, K, 3) where there are any;
+    indices, targets and references in lists, the rest stacked."""
+    apart = (*RAGGED, "indices")
+    batch = collate([{name: value for name, value in item.items() if name not in apart} for item in items])
+    for name in RAGGED:
+        if name in items[0]:
+            batch[name] = torch.from_numpy(np.concatenate([item[name] for item in items]))
     return batch | {"indices": [item["indices"].tolist() for item in items]}
 
 
-def split(batch: Mapping[str, Any]) -> list[torch.Tensor]:
-    """Each item's own frames (T, S, S, 3)."""
-    return list(batch["frames"].split(batch["lengths"].tolist()))
+def split(batch: Mapping[str, Any], name: str = "frames") -> list[torch.Tensor]:
+    """Each item's own frames (T, S, S, 3), or points (T, K, 3)."""
+    return list(batch[name].split(batch["lengths"].tolist()))

@@ -6,7 +6,6 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from slr.datasets.pictures import COLOURS, LEGEND, NAMED, bars, lengths, ranked, save
 from slr.datasets.sentences import Sentence, read_images
 from slr.datasets.sentences_prepare import Prepared, findings
-from slr.datasets.wlasl_pictures import COLOURS, LEGEND, NAMED, _bars, _ranked, _save
 from slr.paths import SETS
 from slr.video import VideoError, sample_indices
 
-ranked: Callable[..., None] = _ranked  # of anything that has a `set`
 MOMENTS = 8  # frames of a sentence on the contact sheet
 
 
@@ -58,7 +55,7 @@ def contact_sheet(prepared: Prepared, path: Path, count: int = 12) -> None:
         _strip(list(row.subplots(1, MOMENTS)), sentence)
     if not chosen:
         figure.text(0.5, 0.3, "prepared without frames", ha="center")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _strip(strip: list[Axes], sentence: Sentence) -> None:
@@ -81,23 +78,24 @@ def statistics_sheet(prepared: Prepared, path: Path) -> None:
     figure = Figure(figsize=(18, 10), layout="constrained")
     (frames, glosses, signers), (spoken, sizes, found) = figure.subplots(2, 3)
     sentences = prepared.sentences
-    _lengths(frames, [s for s in sentences if s.num_frames], lambda s: s.num_frames, "frames")
-    _lengths(glosses, sentences, lambda s: len(s.gloss), "glosses")
-    ranked(signers, [s for s in sentences if s.signer], lambda s: s.signer, "signer")
-    signers.set(title="sentences of a signer", ylabel="sentences")
+    sets = {part: [s for s in sentences if s.set == part] for part in SETS}
+    lengths(frames, {part: [s.num_frames for s in found if s.num_frames] for part, found in sets.items()}, "frames",
+            "sentence")
+    lengths(glosses, {part: [len(s.gloss) for s in found] for part, found in sets.items()}, "glosses", "sentence")
+    ranked(signers, [s for s in sentences if s.signer], lambda s: s.signer, "signer", "sentences")
     _frequencies(spoken, [Spoken(gloss, s.set) for s in sentences for gloss in s.gloss])
-    _bars(sizes, Counter(prepared.report["frame_sizes"]), "frame sizes (pixels), sentences")
-    _bars(found, Counter({what: n for what, n in findings(prepared.report) if n}), "what was found")
+    bars(sizes, Counter(prepared.report["frame_sizes"]), "frame sizes (pixels), sentences")
+    bars(found, Counter({what: n for what, n in findings(prepared.report) if n}), "what was found")
     vocabulary = prepared.report["vocabulary"]
     figure.suptitle(f"{prepared.origin['split']}: {len(sentences)} sentences of {vocabulary} glosses")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _frequencies(axes: Axes, said: list[Spoken]) -> None:
     """How often every gloss is signed: a bar each, or where they are many, a falling line of each set."""
     counts = {part: Counter(item.gloss for item in said if item.set == part) for part in SETS}
     if len({item.gloss for item in said}) <= NAMED:
-        ranked(axes, said, lambda item: item.gloss, "gloss")
+        ranked(axes, said, lambda item: item.gloss, "gloss", "times")
     else:
         for part, found in counts.items():
             times = sorted(found.values(), reverse=True)
@@ -105,20 +103,3 @@ def _frequencies(axes: Axes, said: list[Spoken]) -> None:
         axes.set_xlabel("gloss, ranked in its set")
         axes.legend(**LEGEND | {"ncols": 1})
     axes.set(title="times that a gloss is signed", ylabel="times")
-
-
-def _lengths(axes: Axes, sentences: list[Sentence], length: Callable[[Sentence], int], what: str) -> None:
-    axes.set(title=f"{what} a sentence", xlabel=what, ylabel="sentences")
-    sets = {part: [length(s) for s in sentences if s.set == part] for part in SETS}
-    sets = {part: values for part, values in sets.items() if values}
-    if not sets:
-        axes.text(0.5, 0.5, "not known", ha="center", va="center", transform=axes.transAxes)
-        return
-    longest = max(max(values) for values in sets.values())
-    wide = -(-(longest + 1) // 40)  # whole numbers, or neighbouring bars would count different numbers of them
-    labels = [f"{part}, median {np.median(values):g}" for part, values in sets.items()]
-    axes.hist(list(sets.values()), (np.arange(0, longest + wide + 1, wide) - 0.5).tolist(), stacked=True, label=labels,
-              color=[COLOURS[part] for part in sets])
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(**LEGEND)
-    axes.set_ylim(top=1.18 * axes.get_ylim()[1])

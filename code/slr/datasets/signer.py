@@ -3,7 +3,7 @@
 Points are in the space of `slr.datasets.signs` (shoulders one apart, y downwards, z towards the viewer). The
 arms are two links each, solved by inverse kinematics; every hand is a palm and five jointed fingers in three
 dimensions. A clip becomes a list of layers (polygons and thick lines, computed for all frames at once) that
-are painted back to front."""
+are painted back to front. `keypoints` says where body, hands and face are in every frame."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -446,21 +446,29 @@ def _hand(canvas: Canvas, signer: Signer, arm: Limb, near: Array) -> None:
 
 # ---------------------------------------------------------------- frames
 
+def _head_place(signer: Signer, body: Array) -> Array:
+    """The middle of the head (T, 2)."""
+    return body[:, :2] + [0, -0.17 - 0.33 * signer.head] + np.stack([body[:, 2], 0.3 * body[:, 3]], axis=1)
+
+
+def _arms(signer: Signer, poses: Array, body: Array) -> list[Limb]:
+    """Both arms where they are, the dominant one first."""
+    sway = np.concatenate([body[:, :2], np.zeros((len(body), 1))], axis=1)
+    mirror = np.array([-1.0 if signer.left_handed else 1.0, 1.0, 1.0])
+    return [limb(signer, poses[:, k], bool(k)).moved(mirror, sway) for k in (0, 1)]
+
+
 def _layers(canvas: Canvas, signer: Signer, poses: Array, body: Array) -> NDArray[np.intp]:
     """Fill the canvas and return every frame's painting order `(T, layers)`."""
-    trunk = body[:, :2]
-    head = trunk + [0, -0.17 - 0.33 * signer.head] + np.stack([body[:, 2], 0.3 * body[:, 3]], axis=1)
+    trunk, head = body[:, :2], _head_place(signer, body)
     _torso(canvas, signer, trunk)
     _head(canvas, signer, trunk, head)
     _face(canvas, signer, head, body)
-    sway = np.concatenate([trunk, np.zeros((len(trunk), 1))], axis=1)
-    arms = [limb(signer, poses[:, k], bool(k)) for k in (0, 1)]
-    mirror = np.array([-1.0 if signer.left_handed else 1.0, 1.0, 1.0])
+    arms = _arms(signer, poses, body)
     front = np.where(arms[0].wrist[:, 2] >= arms[1].wrist[:, 2], 1.0, -1.0)
     for arm, near in zip(arms, (100 * front, -100 * front), strict=True):
-        placed = arm.moved(mirror, sway)
-        _arm(canvas, signer, placed, near + 200)
-        _hand(canvas, signer, placed, near + 200)
+        _arm(canvas, signer, arm, near + 200)
+        _hand(canvas, signer, arm, near + 200)
     return np.argsort(np.stack([layer.depth for layer in canvas.layers], axis=1), axis=1, kind="stable")
 
 
@@ -487,3 +495,47 @@ def render(signer: Signer, scene: Scene, poses: Array, body: Array) -> Image:
         gy, gx = grains[t]
         cv2.addWeighted(small, 1, scene.noise[gy : gy + n, gx : gx + n], 1, -128, dst=out[t])
     return out
+
+
+# ---------------------------------------------------------------- keypoints
+
+def _on_frame(points: Array, scene: Scene, moved: Array) -> Array:
+    """Points of the figure's space (T, K, 2 or 3) in pixels of the frame (T, K, 2), a pixel's middle being whole."""
+    nearer = 1 / (1 - 0.13 * points[..., 2:3]) if points.shape[2] == 3 else 1.0
+    finer = 2 if scene.size < 160 else 1  # than the frame is what is painted
+    return points[..., :2] * nearer * scene.scale + (np.array(scene.place) + moved)[:, None] - (0.5 - 0.5 / finer)
+
+
+def _face_points(signer: Signer, body: Array) -> tuple[Array, Array, Array]:
+    """Nose, eyes and ears (T, 5, 2), the mouth (T, 10, 2), more of the face (T, 16, 2); left is the figure's own."""
+    h, w, head = 0.33 * signer.head, 0.245 * signer.head * signer.head_width, _head_place(signer, body)
+    middle = head + np.stack([np.zeros(len(head)), 0.12 * h + body[:, 3]], axis=1)
+    size, eye, raised = np.array([w, h]), 0.42, (0.05 / h * body[:, 5:6])[:, None] * [0, 1]
+    nose_and_eyes = _at(middle, [(0.05, 0.18), (eye, -0.2), (-eye, -0.2)], (w, h))
+    body_points = np.concatenate([nose_and_eyes, _at(head, [(1, 0.05), (-1, 0.05)], (w, h))], axis=1)
+    lip = np.stack([np.full(len(head), 0.36 * w), (0.03 + 0.10 * body[:, 4]) * h], axis=1)
+    rim = np.concatenate([_arc(np.pi, 2.667 * np.pi, 6), 0.7 * _arc(np.pi, 2.5 * np.pi, 4)])
+    mouth = (middle + [0, 0.45 * h])[:, None] + rim * lip[:, None]
+    jaw = _at(head, _arc(np.pi, np.pi / 16, 6), (w, h))
+    brows = _at(middle, [(-eye - 0.12, -0.43), (-eye + 0.24, -0.39), (eye, -0.45)], (w, h)) - raised * size
+    inner = [(0.1, -0.12), (0.1, 0.18), (-0.04, 0.2), *((x, -0.2) for x in (-eye - 0.21, -eye + 0.21, eye - 0.21,
+                                                                           eye + 0.21))]
+    return body_points, mouth, np.concatenate([jaw, brows, _at(middle, inner, (w, h))], axis=1)
+
+
+def keypoints(signer: Signer, scene: Scene, poses: Array, body: Array) -> Array:
+    """Where the points of the figure are in `render`'s frames: `(T, 79, 3)`, x and y in pixels and 1, seen or not.
+
+    Their order is that of COCO-WholeBody's points in slr.datasets.keypoints: 11 of the body (nose, eyes, ears,
+    shoulders, elbows, wrists; left before right), 10 of the mouth, 21 of the left hand and of the right, 16 of the
+    face.
+    """
+    moved = _camera(scene, len(poses), np.random.default_rng(scene.seed))
+    arms = _arms(signer, poses, body)
+    left, right = arms if signer.left_handed else arms[::-1]
+    joints = [np.stack([getattr(arm, name) for name in ("shoulder", "elbow", "wrist") for arm in (left, right)], 1)]
+    hands = [np.concatenate([arm.wrist[:, None], arm.fingers.reshape(len(poses), 20, 3)], 1) for arm in (left, right)]
+    head, mouth, face = _face_points(signer, body)
+    parts = [_on_frame(part, scene, moved) for part in (head, *joints, mouth, *hands, face)]
+    found = np.concatenate(parts, axis=1)
+    return np.concatenate([found, np.ones((*found.shape[:2], 1))], axis=2)

@@ -2,6 +2,7 @@
 
     place = draw(paths.data_root(), "demo_continuous")      # data/SYNTHETIC/demo_continuous; preprocess.py reads it
     times = read_times(place)                               # {id: [(start, stop), ...]}, a pair for every gloss
+    points = keypoints.load(place / KEYPOINTS)              # where body, hands and face are in every frame
 
 The order of the glosses is chance: every gloss is as frequent as any other in every set, and what was said tells
 nothing of what follows, so that frames alone can be learned from. Signs follow each other without a cut: the hands move
@@ -12,6 +13,7 @@ slr.datasets.synthetic nothing but the hands' movement, and how long their ways 
 
 import functools
 import json
+import pickle
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from slr import paths
 from slr.datasets import synthetic
 from slr.datasets.files import put
 from slr.datasets.phoenix import Entry, corpus_text, stm_text
-from slr.datasets.signer import Image, Scene, Signer, make_scene, make_signer, render
+from slr.datasets.signer import Image, Scene, Signer, keypoints, make_scene, make_signer, render
 from slr.datasets.signs import POSITION, Array, Sign, blend, inventory
 from slr.datasets.synthetic import Motion, write_video
 from slr.datasets.wlasl_prepare import default_workers, spread
@@ -40,7 +42,7 @@ LENGTHS = (2, 3, 4, 5, 6, 7)  # glosses of a sentence, all equally often
 CHOSEN = ("go", "come", "sunrise", "sunset", "tomorrow", "open", "thank you", "drink", "before", "chair", "cousin",
           "school", "mother", "garden", "water", "weather", "rain", "winter", "street", "teacher")
 NAMES = {"train": "train", "val": "dev", "test": "test"}  # of the sets, in PHOENIX's files
-MANIFEST, TIMES = "drawn.json", "annotations/times.jsonl"
+MANIFEST, TIMES, KEYPOINTS = "drawn.json", "annotations/times.jsonl", "annotations/keypoints.pkl"
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,10 @@ class Film:
         """uint8 (T, H, W, 3), RGB."""
         return render(self.signer, self.scene, self.motion.poses, self.motion.body)
 
+    def keypoints(self) -> Array:
+        """float32 (T, 79, 3): x and y in pixels, and 1."""
+        return keypoints(self.signer, self.scene, self.motion.poses, self.motion.body).astype(np.float32)
+
 
 def film(plan: Plan, pixels: int) -> Film:
     """Signer, scene and motion of a plan."""
@@ -246,7 +252,8 @@ def _cleared(place: Path, parameters: str) -> None:
                       "move them, or choose another name")
     same = manifest.exists() and manifest.read_text(encoding="utf-8") == parameters
     if not same:
-        for path in (place / TIMES, *(file for files in _annotations(place).values() for file in files)):
+        written = [file for files in _annotations(place).values() for file in files]
+        for path in (place / TIMES, place / KEYPOINTS, *written):
             path.unlink(missing_ok=True)
     for path in place.glob("features/fullFrame-*/*/*.mp4"):
         if not same or path.name.startswith("."):
@@ -257,7 +264,7 @@ def _cleared(place: Path, parameters: str) -> None:
 def draw(root: Path, split: str = "demo_continuous", seed: int = 42, size: Size | None = None,
          workers: int | None = None, progress: bool = False) -> Path:
     """Draw a split of sentences in PHOENIX-2014's form, `<root>/SYNTHETIC/<split>`: a corpus csv and an STM of every
-    set, a video a sentence, and TIMES. What the same parameters have drawn already is kept; the csv files come last.
+    set, a video a sentence, TIMES and KEYPOINTS. What the same parameters have drawn is kept; the csv files come last.
 
     Args:
         size: how much of it; else what SIZES says of this split, or of demo_continuous.
@@ -273,6 +280,9 @@ def draw(root: Path, split: str = "demo_continuous", seed: int = 42, size: Size 
     place, todo = root / "SYNTHETIC" / split, plans(split, size, seed)
     parameters = {"version": [VERSION, synthetic.VERSION], "split": split, "seed": seed, **asdict(size)}
     _cleared(place, json.dumps(parameters) + "\n")
+    workers = default_workers() if workers is None else workers
+    if not (place / KEYPOINTS).exists():
+        _write_keypoints(place, size, todo, workers)
     missing = [plan for plan in todo if not (_videos(place, size) / plan.video).exists()]
     written = all(file.exists() for files in _annotations(place).values() for file in files)
     if missing or not written:
@@ -280,13 +290,12 @@ def draw(root: Path, split: str = "demo_continuous", seed: int = 42, size: Size 
     return place
 
 
-def _drawn(place: Path, size: Size, todo: list[Plan], missing: int, workers: int | None,
+def _drawn(place: Path, size: Size, todo: list[Plan], missing: int, workers: int,
            progress: bool) -> dict[str, dict[str, Any]]:
     """The lines of TIMES by the ids of the plans; every video is then there."""
     folder = _videos(place, size)
     for name in NAMES.values():
         (folder / name).mkdir(parents=True, exist_ok=True)
-    workers = default_workers() if workers is None else workers
     workers = min(workers, missing // 32)  # a few videos are not worth a process
     lines = dict[str, dict[str, Any]]()
     with tqdm(total=len(todo), desc=f"drawing {place.name}", unit="sentence", disable=not progress) as bar:
@@ -296,6 +305,22 @@ def _drawn(place: Path, size: Size, todo: list[Plan], missing: int, workers: int
             lines[plan.id] = line
             bar.update()
     return lines
+
+
+def _points(pixels: int, plan: Plan) -> Array:
+    return film(plan, pixels).keypoints()
+
+
+def _write_keypoints(place: Path, size: Size, todo: list[Plan], workers: int) -> None:
+    """The points of all sentences, in the form of a corpus's."""
+    found = dict(spread(functools.partial(_points, size.pixels), todo, min(workers, len(todo) // 128)))
+    lost = [plan.id for plan in todo if found[plan] is None]
+    if lost:
+        raise Mistake(f"the keypoints of {lost[0]} cannot be drawn", "its process died", "run it again, with fewer "
+                      "--workers")
+    entries = {f"{_videos(place, size).name}/{plan.video.removesuffix('.mp4')}": {"keypoints": found[plan]}
+               for plan in todo}
+    put(place / KEYPOINTS, pickle.dumps(entries))
 
 
 def _write_annotations(place: Path, todo: list[Plan], lines: dict[str, dict[str, Any]]) -> None:

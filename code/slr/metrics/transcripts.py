@@ -43,6 +43,7 @@ class Segment(NamedTuple):
     line: Line
     file: str
     channel: str
+    speaker: str
     start: float
     stop: float
     words: list[str]
@@ -90,7 +91,11 @@ def read_pair(ref: Path, hyp: Path) -> Pair:
 
 def read_stm(path: Path) -> list[Segment]:
     """All segments; those of one recording are ordered by time and may not overlap."""
-    found = []
+    return _apart([segment._replace(words=_bare(segment.words, segment.line)) for segment in segments(path)])
+
+
+def segments(path: Path) -> Iterator[Segment]:
+    """The segments as they come, without labels, their words as they stand, with all that sclite leaves out."""
     for line, text in _lines(path):
         fields = WORDS.findall(text)
         if len(fields) < 5:
@@ -99,8 +104,7 @@ def read_stm(path: Path) -> list[Segment]:
         if stop < start:
             raise line.mistake("the segment ends before it starts", " ".join(fields[3:5]))
         labels = fields[5:6] if fields[5:6] and re.fullmatch("<.*>", fields[5]) else []
-        found.append(Segment(line, fields[0], fields[1], start, stop, _bare(fields[5 + len(labels):], line)))
-    return _apart(found)
+        yield Segment(line, fields[0], fields[1], fields[2], start, stop, fields[5 + len(labels):])
 
 
 def read_ctm(path: Path) -> list[Timed]:

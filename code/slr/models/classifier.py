@@ -41,8 +41,18 @@ class TwoParts(nn.Module):
     """A net of a `backbone` and a `classifier`, whose backbone can start from another model's weights."""
 
     report: WeightsReport | None = None  # of the weights that it was built with; None after a random start
+    no_decay: tuple[str, ...] = ()  # last parts of the names of the parameters that weight decay leaves alone
     backbone: nn.Module
     classifier: nn.Module
+
+    def layers(self) -> dict[str, int]:
+        """The layer of every parameter by its name: 0 is the first of the backbone, the classifier is the last.
+
+        A layer is what the backbone numbers (features.3, layer1.0), and what it names besides.
+        """
+        labels = {name: _layer(name) for name, _ in self.named_parameters()}
+        order = {label: number for number, label in enumerate(dict.fromkeys(labels.values()))}
+        return {name: order[label] for name, label in labels.items()}
 
     def resize(self, key: str, table: Tensor, shape: torch.Size) -> Tensor | None:
         """The position table `key`, learnt on clips of another size, in `shape`; None otherwise."""
@@ -74,9 +84,37 @@ class Classifier(TwoParts):
 Built = TypeVar("Built", bound=Classifier)
 
 
-def parameter_groups(model: TwoParts) -> dict[str, list[nn.Parameter]]:
-    """All parameters of the model, each once: {"backbone": [...], "classifier": [...]}."""
-    return {part: list(getattr(model, part).parameters()) for part in ("backbone", "classifier")}
+def _layer(name: str) -> str:
+    """backbone.features.3.1.weight -> backbone.features.3, backbone.norm.weight -> backbone.norm; one classifier."""
+    parts = name.split(".")
+    if parts[0] == "classifier":
+        return parts[0]
+    numbered = next((at for at, part in enumerate(parts) if part.isdigit()), 1)
+    return ".".join(parts[:numbered + 1])
+
+
+@dataclass
+class Group:
+    """Parameters that are trained alike: `part` is backbone or classifier, `scale` of its rate, decay or none."""
+
+    part: str
+    scale: float
+    decay: bool
+    params: list[nn.Parameter] = field(default_factory=list)
+
+
+def parameter_groups(model: TwoParts, layer_decay: float = 1.0) -> dict[str, Group]:
+    """All parameters of the model, each once, by the groups' names; the rate of a layer is `layer_decay` times that of
+    the next one (Clark et al. 2020, ELECTRA, appendix A)."""
+    groups: dict[str, Group] = {}
+    layers = model.layers()
+    top = max(layers.values())
+    for name, parameter in model.named_parameters():
+        part, decay = name.split(".")[0], name.split(".")[-1] not in model.no_decay
+        label = part if layer_decay == 1 else f"{part} {layers[name]}"
+        label = label if decay else f"{label} no decay"
+        groups.setdefault(label, Group(part, layer_decay ** (top - layers[name]), decay)).params.append(parameter)
+    return groups
 
 
 def pretrain(model: Built, name: str, weights: Path | str | None) -> Built:

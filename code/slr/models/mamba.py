@@ -25,7 +25,6 @@ from slr.models.scan import scan, segments
 from slr.models.sentence import pad as to_padded
 
 TAPS = 4  # of the convolution over time
-NO_DECAY = ("dt_bias", "A_log", "D")  # the last part of the names of what weight decay leaves alone
 
 Grid = tuple[int, int]
 
@@ -299,6 +298,7 @@ class MambaSLR(Classifier):
     """
 
     backbone: Backbone
+    no_decay = ("dt_bias", "A_log", "D")
 
     @property
     def stride(self) -> int:
@@ -316,9 +316,16 @@ class MambaSLR(Classifier):
         rows, steps = MambaSLR.forward(self, *pack(clips, lengths)), -(-lengths // self.stride)
         return to_padded(rows, steps), steps
 
-    def layer(self, name: str) -> int:
-        """The layer of the parameter `name`: 0 the stem and CLS, 1 to `depth` the blocks, depth + 1 what follows."""
-        parts = name.split(".")
+    def features(self, clips: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What the backbone sees of the same: (N, T', 2 E), 0 behind an item's end, and lengths (N,) of T'."""
+        rows, steps = self.backbone(*pack(clips, lengths)), -(-lengths // self.stride)
+        return to_padded(rows, steps), steps
+
+    def layers(self) -> dict[str, int]:
+        """0 are the stem and CLS, 1 to `depth` the blocks, depth + 1 what follows."""
+        return {name: self._layer(name.split(".")) for name, _ in self.named_parameters()}
+
+    def _layer(self, parts: list[str]) -> int:
         if parts[0] == "backbone" and parts[1] in ("stem", "cls"):
             return 0
         return int(parts[2]) + 1 if parts[:2] == ["backbone", "blocks"] else len(self.backbone.blocks) + 1
@@ -329,23 +336,6 @@ class PaddedMambaSLR(MambaSLR):
 
     def forward(self, clips: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return self.padded(clips, lengths)
-
-
-def optimiser_groups(model: MambaSLR, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """All parameters, each once: {"name", "part", "params", "scale", "decay"}.
-
-    part is backbone or classifier; scale, of the learning rate, is layer_decay for each layer above; decay says
-    whether weight decay applies: not to a scan's dt_bias, A_log and D.
-    """
-    groups: dict[str, dict[str, Any]] = {}
-    top = len(model.backbone.blocks) + 1
-    for name, parameter in model.named_parameters():
-        part, layer, decay = name.split(".")[0], model.layer(name), name.split(".")[-1] not in NO_DECAY
-        label = part if layer_decay == 1 else f"{part} {layer}"
-        label = label if decay else f"{label} no decay"
-        group = {"name": label, "part": part, "params": [], "scale": layer_decay ** (top - layer), "decay": decay}
-        groups.setdefault(label, group)["params"].append(parameter)
-    return list(groups.values())
 
 
 def build(
@@ -385,6 +375,14 @@ def build(
         blocks.append(Block(dim, spatial, temporal, drop_path * number / max(depth - 1, 1)))
     backbone = Backbone(Stem(3 + heatmaps, dim, stem_depth), blocks, dim, downsample, recompute)
     return (PaddedMambaSLR if padded else MambaSLR)(backbone, nn.Linear(2 * dim, num_classes), drop_p)
+
+
+def build_for_sentences(num_classes: int, *, frames: int, size: int, weights: None = None,
+                        drop_path: float | None = None, **options: Any) -> MambaSLR:
+    """`build`, called as the builders of the other models for sentences are: any number of frames, of any size; no
+    pretrained weights; `drop_path` None is the default."""
+    given: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
+    return build(num_classes, padded=True, **given, **options)
 
 
 def _check(dim: int, depth: int, inner: int, headdim: int, attn_layers: Sequence[int], attn_heads: int,

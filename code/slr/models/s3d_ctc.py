@@ -20,7 +20,9 @@ from slr.models.sentence import GlossHead, SentenceModel
 CHANNELS = 832
 STRIDE = 4  # of blocks 1 to 4 over time: the stem's and the pool's before block 4 are 2 each
 ENDS = (0, 2, 5, 8, 13)  # layers of torchvision's S3D.features up to the end of block 0 (none), 1, 2, 3, 4
-FEWEST = 8  # frames: of 5 to 7, torch (2.14.1, CPU) computes a wrong gradient for the stem and writes beside its memory
+# Frames. On a CPU torch (2.14.1) computes wrong gradients for shorter clips: in fp32 the stem's of 5 to 7 frames (and
+# writes beside its memory), in bf16 those of the temporal convolutions of 8, which leave two time steps.
+FEWEST = 12
 
 
 def up_to(block: int, backbone: nn.Module) -> nn.Sequential:
@@ -31,8 +33,8 @@ def up_to(block: int, backbone: nn.Module) -> nn.Sequential:
 class S3DSentence(SentenceModel):
     """See SentenceModel: a time step each 4 frames, features (N, T/4, 832), the means over each frame's cells.
 
-    The first `frozen_blocks` blocks do not learn, nor does their batch-norm. Clips of fewer than 8 frames are padded to
-    8, which changes nothing but that training on them is safe on a CPU.
+    The first `frozen_blocks` blocks do not learn, nor does their batch-norm. Clips of fewer than 12 frames are padded
+    to 12, which changes nothing but that training on them is safe on a CPU.
     """
 
     def __init__(self, backbone: nn.Sequential, classifier: GlossHead, frozen_blocks: int):

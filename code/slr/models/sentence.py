@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from slr.batchnorm import SharedBatchNorm
 from slr.errors import Mistake
 from slr.models.classifier import State, TwoParts, WeightsReport, check_rows, load_backbone, take_rows
 from slr.models.masked import Frames, on_valid
@@ -78,7 +79,8 @@ class GlossHead(nn.Module):
 
     def _normalised(self, x: Tensor, frames: Frames) -> Tensor:
         rows = x.flatten(0, 1)
-        if self.training and frames.lengths.sum() < 2:
+        alone = not isinstance(self.norm, SharedBatchNorm)  # that one counts the others' time steps, too
+        if self.training and alone and frames.lengths.sum() < 2:
             raise Mistake("there is no batch-norm over a single time step", "the batch holds one item, of one step",
                           "train on longer items, or on more of them at once")
         padded = self.training and not frames.full
@@ -106,6 +108,9 @@ class SentenceModel(TwoParts, ABC):
 
     def features(self, clips: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What the backbone sees (N, T', channels), 0 behind an item's end, and the lengths (N,) in time steps."""
+        if len(lengths) != len(clips):
+            raise Mistake("the lengths are of another batch", f"{lengths.tolist()} for {len(clips)} items",
+                          "give one number an item")
         frames = Frames(lengths, clips.shape[2], clips.device)
         after = frames.strided(self.stride)
         return after.zero(self.over_time(clips, frames), 1), after.lengths.to(lengths.device)

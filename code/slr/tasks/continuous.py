@@ -1,7 +1,7 @@
 """Continuous signing: a sentence of frames, its glosses, a backbone over time with the gloss head, and CTC."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from torch import nn
 from slr import checkpoint, decoding, paths
 from slr.catalogue import MODELS, builder_of
 from slr.config import LENGTHS, Config
-from slr.datasets import sentence_clips, sentences
+from slr.datasets import keypoints, sentence_clips, sentences
 from slr.datasets.sentence_clips import SentenceDataset
 from slr.datasets.sentences import Sentence
 from slr.errors import Mistake
@@ -17,14 +17,15 @@ from slr.loading import EpochBatches, build_loader, worker_count
 from slr.losses import ctc
 from slr.metrics import wer
 from slr.metrics.cleanup import CLEANUPS
-from slr.models.classifier import load_backbone
+from slr.models import classifier
+from slr.models.classifier import Classifier, TwoParts, load_backbone
 from slr.models.sentence import SentenceModel, init_from
 from slr.models.weights import from_old
 from slr.paths import shown
 from slr.runtime import Runtime
 from slr.task import Sums, Task
 from slr.tasks import continuous_report, starting
-from slr.transforms import Augment, to_input
+from slr.transforms import Augment, heatmaps, to_input
 
 Output = tuple[torch.Tensor, torch.Tensor]
 
@@ -36,19 +37,24 @@ class Continuous(Task):
     sentences that `left_out` names are not used.
     """
 
+    passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {
+        "test": ("test", {}), "val": ("val", {}), "test_black": ("test", {"black": True})}
     headline: ClassVar[tuple[str, float]] = ("wer", 1.0)
     table: ClassVar[str] = "wer"
 
-    def __init__(self, config: Config, runtime: Runtime, model: SentenceModel, classes: list[str]):
+    def __init__(self, config: Config, runtime: Runtime, model: TwoParts, classes: list[str],
+                 heatmap_channels: int = 0):
         assert config.decoding
         self.config, self.runtime, self.classes = config, runtime, classes
+        self.heatmap_channels = heatmap_channels  # of the model's inputs, behind the three colours
+        self.black = False  # frames and heatmaps tell nothing: what can be guessed from their number alone?
         self.root = paths.data_root(config.data.root)
         self.entry, self.split, self.decoding = MODELS[config.model], config.split, config.decoding
-        self.cleanup, self._stride = _cleanup(config), model.stride
+        self.cleanup, self._stride = _cleanup(config), cast(int, model.stride)
         self.numbers = {gloss: number for number, gloss in enumerate(classes) if number}
         self._sentences: dict[str, list[Sentence]] = {}
         self._left_out: dict[str, str] = {}
-        self.model: SentenceModel = model.to(runtime.device)
+        self.model: TwoParts = model.to(runtime.device)
         self._channels_last = starting.channels_last(config, runtime.device.type)
         if self._channels_last:
             self.model = self.model.to(memory_format=torch.channels_last_3d)
@@ -59,18 +65,21 @@ class Continuous(Task):
         root = paths.data_root(config.data.root)
         classes = sentences.load_vocabulary(root, config.split) if meta is None else list(meta["classes"])
         weights = starting.pretrained(config) if meta is None else None
+        channels = _heatmap_channels(config, root) if meta is None else meta.get("heatmap_channels", 0)
+        own = _own_options(config) | ({"heatmaps": channels} if channels else {})
         model = builder_of(config.model)(
             len(classes), frames=config.data.num_frames, size=config.data.frame_size,
-            drop_p=config.model_params.drop_p, weights=weights, **_own_options(config))
+            drop_p=config.model_params.drop_p, weights=weights, **own)
         if meta is None and config.model_params.init_from:
             _start_from(model, config, classes)
-        return cls(config, runtime, model, classes)
+        return cls(config, runtime, model, classes, channels)
 
     def meta(self) -> dict[str, Any]:
         data = self.config.data
         return {"classes": self.classes, "mean": list(self.entry.mean), "std": list(self.entry.std),
                 "num_frames": data.num_frames, "frame_size": data.frame_size, "frame_stride": data.frame_stride,
                 "eval_resize": data.eval_resize, "subtract_clip_mean": data.subtract_clip_mean,
+                "heatmap_channels": self.heatmap_channels,
                 "data_hash": sentences.data_hash(self.root, self.split)}
 
     def groups(self) -> list[dict[str, Any]]:
@@ -119,30 +128,55 @@ class Continuous(Task):
     def size(self, part: str) -> int:
         return len(self.sentences(part))
 
+    def dataset(self, found: list[Sentence], train: bool) -> SentenceDataset:
+        """These sentences as training, or else as evaluation looks at them."""
+        data, seed = self.config.data, self.config.experiment.seed
+        augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter, data.jitter_p) if train else None
+        return SentenceDataset(found, self.numbers, num_frames=data.num_frames, frame_size=data.frame_size,
+                               frame_stride=data.frame_stride, stride=self._stride, multiple=LENGTHS, seed=seed,
+                               eval_resize=data.eval_resize, augment=augment, jitter_frames=data.jitter_frames,
+                               recipe=starting.recipe(data, train), keypoints=self._keypoints(found))
+
+    def _keypoints(self, found: list[Sentence]) -> keypoints.Keypoints | None:
+        """The points on the frames of these sentences, where the model looks at any."""
+        if not self.heatmap_channels:
+            return None
+        points = keypoints.load(_keypoint_file(self.config, self.root))
+        if self.config.data.heatmap == "points" and points.count != self.heatmap_channels:
+            raise Mistake(f"{shown(points.path)} has other points than the model was trained with",
+                          f"{points.count} a frame, the model has {self.heatmap_channels} channels for them",
+                          "set data.keypoints to a file of the same kind")
+        points.check(found)
+        return points
+
     def loader(self, part: str, train: bool) -> Any:
         data, seed, device = self.config.data, self.config.experiment.seed, self.runtime.device.type
         found = self.sentences(part)
         _refuse_missing(found, part, self.split)
-        augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter, data.jitter_p) if train else None
-        dataset = SentenceDataset(found, self.numbers, num_frames=data.num_frames, frame_size=data.frame_size,
-                                  frame_stride=data.frame_stride, stride=self._stride, multiple=LENGTHS, seed=seed,
-                                  eval_resize=data.eval_resize, augment=augment, jitter_frames=data.jitter_frames)
+        dataset = self.dataset(found, train)
         batches = EpochBatches(len(dataset), self.config.training.batch_size, shuffle=train, seed=seed,
                                rank=self.runtime.rank, world=self.runtime.world,
-                               lengths=dataset.lengths)
+                               lengths=dataset.lengths, short_first=data.short_first if train else 0)
         return build_loader(dataset, batches, workers=worker_count(data.workers, device), prefetch=data.prefetch,
                             pin_memory=data.pin_memory and device == "cuda", collate_fn=sentence_clips.packed)
 
     # --- what the engine asks for ---------------------------------------------------------------------------
 
     def prepare(self, batch: dict[str, Any], train: bool) -> dict[str, Any]:
-        """Adds inputs (N, 3, T, S, S) float32, zeros behind an item's end. An item's own are those it has alone."""
+        """Adds inputs (N, 3 + heatmaps, T, S, S) float32, zeros behind an item's end. An item's own are those it has
+        alone."""
         lengths, device = batch["lengths"], self.runtime.device
-        size = batch["frames"].shape[1]
-        inputs = torch.zeros(len(lengths), int(lengths.max()), size, size, 3, device=device).permute(0, 4, 1, 2, 3)
+        size, channels = batch["frames"].shape[1], 3 + self.heatmap_channels
+        inputs = torch.zeros(len(lengths), int(lengths.max()), size, size, channels, device=device)
+        inputs = inputs.permute(0, 4, 1, 2, 3)
+        if self.black:
+            batch = {**batch, "frames": torch.zeros_like(batch["frames"])}
         for row, frames, draws in zip(inputs, sentence_clips.split(batch), batch["draws"], strict=True):
-            row[:, :len(frames)] = to_input(frames[None].to(device, non_blocking=True), draws[None], self.entry.mean,
-                                            self.entry.std, subtract_clip_mean=self.config.data.subtract_clip_mean)[0]
+            row[:3, :len(frames)] = to_input(frames[None].to(device, non_blocking=True), draws[None], self.entry.mean,
+                                             self.entry.std, subtract_clip_mean=self.config.data.subtract_clip_mean)[0]
+        if self.heatmap_channels and not self.black:
+            for row, points in zip(inputs, sentence_clips.split(batch, "points"), strict=True):
+                row[3:, :len(points)] = heatmaps(points.to(device, non_blocking=True), size, self.config.data.heatmap)
         return {**batch, "inputs": inputs if self._channels_last else inputs.contiguous(), "train": train}
 
     def forward(self, model: nn.Module, batch: dict[str, Any]) -> Output:
@@ -196,6 +230,11 @@ class Continuous(Task):
                 "spans": [(self.classes[s.label], edges[s.start], edges[s.stop], s.score) for s in path.spans],
                 "posteriors": log_probs[i, :int(steps[i])][:, [0, *found.labels]].T.exp().numpy()})
         return records
+
+    def vary(self, *, black: bool = False, **options: Any) -> None:
+        """Black frames, as many as there were, and no keypoints: a control that has to fail."""
+        super().vary(**options)
+        self.black = black
 
     # --- what a person reads --------------------------------------------------------------------------------
 
@@ -253,6 +292,17 @@ def _refuse_missing(found: list[Sentence], part: str, split: str) -> None:
                       ", ".join(missing[:5]), f"run python preprocess.py -as {split} again")
 
 
+def _keypoint_file(config: Config, root: Path) -> Path:
+    return root / Path(config.data.keypoints).expanduser()
+
+
+def _heatmap_channels(config: Config, root: Path) -> int:
+    """How many channels are drawn of the keypoints that the config names."""
+    if config.data.heatmap == "points":
+        return keypoints.load(_keypoint_file(config, root)).count
+    return int(config.data.heatmap == "max")
+
+
 def _own_options(config: Config) -> dict[str, Any]:
     """The options that only some models have."""
     entry, keys = MODELS[config.model], config.model_params
@@ -262,12 +312,14 @@ def _own_options(config: Config) -> dict[str, Any]:
         options["bn_momentum"] = starting.momentum(config)
     if entry.drop_path is not None:
         options["drop_path"] = keys.drop_path
+    if config.mamba:
+        options |= vars(config.mamba)
     if entry.freezable:
         options["frozen_blocks"] = int(started) if keys.frozen_blocks is None else keys.frozen_blocks
     return options
 
 
-def _start_from(model: SentenceModel, config: Config, classes: list[str]) -> None:
+def _start_from(model: SentenceModel | Classifier, config: Config, classes: list[str]) -> None:
     """Weights of another experiment: of this model, or of the isolated one that its backbone is of."""
     path = starting.checkpoint_of(config.model_params.init_from)
     content = checkpoint.load(path)
@@ -277,6 +329,8 @@ def _start_from(model: SentenceModel, config: Config, classes: list[str]) -> Non
                       f"set model_params.init_from to a checkpoint of {' or '.join(filter(None, fitting))}")
     state = content["model_state_dict"]
     if content.get("model") == config.model:
-        model.report = init_from(model, state, content["meta"]["classes"], classes, shown(path))
+        old = content["meta"]["classes"]
+        model.report = (classifier.init_from(model, state, old, classes) if isinstance(model, Classifier)
+                        else init_from(model, state, old, classes, shown(path)))
     else:
         model.report = load_backbone(model, from_old(state, str(fitting[1])), shown(path))

@@ -16,6 +16,7 @@ from slr.datasets.sentences import Sentence, read_images
 from slr.errors import Mistake
 from slr.logbook import write_json, write_text
 from slr.metrics import wer
+from slr.paths import shown
 
 GRAPHS = ("bargraph", "alignment")
 DRAWN = 4  # sentences on the picture of alignments
@@ -91,6 +92,23 @@ def predictions(records: Records, steps: dict[str, list[wer.Step]], fps: float) 
             "id": row["id"], "reference": row["reference"], "hypothesis": row["hypothesis"], "greedy": row["greedy"],
             "errors": errors, "log_p": round(row["score"], 4), "glosses": spans}, ensure_ascii=False) + "\n")
     return "".join(lines)
+
+
+def read_predictions(path: Path) -> tuple[dict[str, tuple[int, int]], str]:
+    """Of a predictions.jsonl {id: (errors, words of the reference)}, and how these were counted: the beginning of the
+    signature in the details.json beside it, "" where there is none."""
+    counts: dict[str, tuple[int, int]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            counts[row["id"]] = int(row["errors"]), len(row["reference"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise Mistake(f"{shown(path)} holds no predictions of sentences", f"line {number}: {error}",
+                          "run testing.py full for that run again") from None
+    details = path.with_name(path.name.replace("predictions.jsonl", "details.json"))
+    if details == path or not details.is_file():
+        return counts, ""
+    return counts, json.loads(details.read_text(encoding="utf-8"))["signature"].partition("|set:")[0]
 
 
 def ctm(records: Records, fps: float) -> str:
@@ -169,10 +187,7 @@ def alignment(records: Records, sentences: Sequence[Sentence], path: Path, title
     figure.suptitle(title, parse_math=False)
     for place, row in zip(np.ravel(figure.subfigures(len(rows), 1, squeeze=False)), rows, strict=True):
         _sentence(place, records[row], sentences[row])
-    aside = path.with_name(f".{path.name}.part.png")
-    figure.savefig(aside)
-    aside.replace(path)
-    return path
+    return plots.write(figure, path)
 
 
 def _sentence(figure: Any, record: dict[str, Any], sentence: Sentence) -> None:

@@ -111,7 +111,7 @@ class Isolated(Task):
                           self.config.training.mixup) if train else None
         dataset = ClipDataset(self.clips(part), source, num_frames=data.num_frames, frame_size=data.frame_size,
                               seed=seed, eval_resize=data.eval_resize, augment=augment,
-                              jitter_frames=data.jitter_frames)
+                              jitter_frames=data.jitter_frames, recipe=starting.recipe(data, train))
         batches = EpochBatches(len(dataset), self.config.training.batch_size, shuffle=train, seed=seed,
                                rank=self.runtime.rank, world=self.runtime.world,
                                pairs=train and self.config.training.mixup > 0)
@@ -150,6 +150,7 @@ class Isolated(Task):
 
     def vary(self, *, shuffle: bool = False, seed: int = 42, **options: Any) -> None:
         """Shuffled frames: one permutation for all clips, from the seed."""
+        super().vary(**options)
         self.order = topk.permutation(self.config.data.num_frames, seed) if shuffle else None
 
     def score(self, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from slr import paths
+from slr.augment import UNCHANGED, Recipe
 from slr.catalogue import MODELS
-from slr.config import Config
+from slr.config import Config, DataSection
 from slr.models.classifier import TwoParts, parameter_groups
 from slr.models.weights import kinetics_file
 from slr.paths import Experiment
@@ -34,8 +35,9 @@ def groups(config: Config, model: TwoParts) -> list[dict[str, Any]]:
     keys = config.optimizer
     rates = {"backbone": (keys.backbone_init_lr, keys.backbone_weight_decay),
              "classifier": (keys.classifier_init_lr, keys.classifier_weight_decay)}
-    return [{"name": name, "params": params, "lr": rates[name][0], "weight_decay": rates[name][1]}
-            for name, params in parameter_groups(model).items()]
+    return [{"name": name, "params": group.params, "lr": group.scale * rates[group.part][0],
+             "weight_decay": rates[group.part][1] if group.decay else 0.0}
+            for name, group in parameter_groups(model, keys.layer_decay).items()]
 
 
 def momentum(config: Config) -> float | None:
@@ -44,6 +46,12 @@ def momentum(config: Config) -> float | None:
     if keys.bn_momentum is not None or own is None:
         return keys.bn_momentum
     return own if keys.pretrained or keys.weights else 0.1
+
+
+def recipe(data: DataSection, train: bool) -> Recipe:
+    """RandAugment and random erasing; of evaluation neither."""
+    keys = (data.rand_augment, data.rand_augment_n, data.rand_augment_p, data.erase_p)
+    return Recipe(*keys) if train else UNCHANGED
 
 
 def channels_last(config: Config, device: str) -> bool:
