@@ -71,13 +71,16 @@ def check_options(args: argparse.Namespace) -> None:
     cameras = [str(video) for video in args.videos if str(video).startswith(CAMERA)]
     if cameras and not args.stream:
         raise Mistake("a camera has no end", cameras[0], "give --stream too")
+    if cameras:
+        _refuse(args, ("fps", "realtime"), "with a camera", "its frames are taken when they come")
     missing = [str(video) for video in args.videos if not video.exists() and str(video) not in cameras]
     if missing:
         raise Mistake("there is no such video", ", ".join(missing), "check the path")
 
 
 def _refuse(args: argparse.Namespace, names: Sequence[str], where: str, do: str) -> None:
-    given = [f"--{name}" for name in names if getattr(args, name) not in (None, False)]
+    given = [f"--{name}" for name in names
+             if getattr(args, name) is not None and getattr(args, name) is not False]
     if given:
         raise Mistake(f"{', '.join(given)} has no meaning {where}", "", do)
 
@@ -197,7 +200,7 @@ def say_sentence(video: Path, args: argparse.Namespace, reader: Any) -> dict[str
 
     first, last = _from(args), args.last
     if first < 0 or (last is not None and last <= first):
-        raise Mistake("there are no such frames", f"{first + 1} to {last or 'the last'}",
+        raise Mistake("there are no such frames", f"{first + 1} to {'the last' if last is None else last}",
                       "give --first and --last within the video")
     with playing(video) as (found, images):
         fps = reader.rate_of(video, found, args.fps)
@@ -206,8 +209,10 @@ def say_sentence(video: Path, args: argparse.Namespace, reader: Any) -> dict[str
     if record["windows"] > 1:
         note(f"{video} has more than the {reader.most} frames that the model looks at (data.num_frames): it is looked "
              f"at in {record['windows']} windows that overlap")
+    # Of a video slower than the model's rate one frame can be several time steps.
+    spans = [(gloss, start, max(stop, start + 1), score) for gloss, start, stop, score in record["spans"]]
     glosses = [{"gloss": gloss, "begin": round(start / fps, 3), "end": round(stop / fps, 3), "first": start + 1,
-                "last": stop, "confidence": round(math.exp(score), 4)} for gloss, start, stop, score in record["spans"]]
+                "last": stop, "confidence": round(math.exp(score), 4)} for gloss, start, stop, score in spans]
     if not args.json:
         print(f"{video}")
         for row in glosses:

@@ -182,6 +182,7 @@ def partial(args: argparse.Namespace) -> int:
     if args.set not in paths.SETS:
         raise Mistake("which set?", repr(args.set), "give test, val or train")
     subject, task, runtime = open_subject(args)
+    _check_graphs(_graphs(args), task)
     if not task.size(args.set):
         raise Mistake(f"the {args.set} set is empty", "0 clips", "see report.json of preprocess.py")
     _, records = run_set(task, runtime, subject.config, args.set, shuffle=args.shuffle_frames,
@@ -196,12 +197,24 @@ def partial(args: argparse.Namespace) -> int:
     return 0
 
 
+def _graphs(args: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(name for name, wanted in (("bargraph", args.bar_graph), ("confmat", args.confusion_matrix),
+                                           ("heatmap", args.heatmap), ("alignment", args.alignment)) if wanted)
+
+
+def _check_graphs(graphs: tuple[str, ...], task: Any) -> None:
+    """Before a long evaluation, not after it."""
+    unknown = [graph for graph in graphs if graph not in task.graphs]
+    if unknown:
+        raise Mistake(f"this task has no such graph: its name is {task.config.experiment.task}", ", ".join(unknown),
+                      f"there are {', '.join(task.graphs)}")
+
+
 def _save_part(args: argparse.Namespace, subject: Trained, task: Any, records: list[dict[str, Any]]) -> list[Path]:
     """With -se the figures and tables of a set; the graphs that are asked for."""
     label = label_of(args, subject)
     ending = "_shuffled" if args.shuffle_frames else "_black" if args.black_frames else ""
-    graphs = tuple(name for name, wanted in (("bargraph", args.bar_graph), ("confmat", args.confusion_matrix),
-                                             ("heatmap", args.heatmap), ("alignment", args.alignment)) if wanted)
+    graphs = _graphs(args)
     made = []
     if args.save:
         made.append(subject.results / f"{label}_{args.set}-{task.table}{ending}.json")
@@ -329,10 +342,13 @@ def _cell(value: Any) -> str:
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     import csv
 
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-        table.writeheader()
-        table.writerows(rows)
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+            table.writeheader()
+            table.writerows(rows)
+    except OSError as error:
+        raise Mistake(f"{shown(path)} cannot be written", str(error.strerror), "give --csv another file") from None
 
 
 def score(args: argparse.Namespace) -> int:

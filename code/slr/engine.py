@@ -108,7 +108,7 @@ class Fit:
     step: int = 0  # steps of the running epoch that are finished
     steps: int = 1
     clips: int = 0  # clips of the running epoch that are through
-    order: list[int] | None = None  # what the epoch's order follows from: number of clips, seed
+    order: list[int] | None = None  # what the epoch's order follows from, as `EpochBatches.origin` says
     totals: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, Any] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -177,7 +177,8 @@ def start(task: Task, plan: FitPlan, runtime: Runtime) -> Fit:
     groups = task.groups()
     fused = runtime.device.type == "cuda"
     optimizer = torch.optim.AdamW(groups, eps=plan.eps, betas=plan.betas, fused=fused)
-    schedule = Schedule(base=[group["lr"] for group in groups], **plan.schedule)
+    schedule = Schedule(base=[group["lr"] for group in groups], scales=[group.get("scale", 1.0) for group in groups],
+                        **plan.schedule)
     stopper = EarlyStopping(**plan.stopping) if plan.stopping else None
     ema = AveragedModel(task.model, multi_avg_fn=_Average(plan.ema)) if plan.ema else None
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=plan.dtype == torch.float16)
@@ -212,11 +213,9 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
     Raises Interrupted after a signal (everything is saved), NonFinite, NothingToTrainOn.
     """
     task, plan, runtime = training.task, training.plan, training.runtime
-    if not task.size("train"):
-        left = [f"{len(task.left_out())} are left out, such as {item}: {why}" for item, why in task.left_out().items()]
-        raise NothingToTrainOn("the training set is empty", left[0] if left else "0 clips",
-                               "see report.json of preprocess.py")
+    refuse_empty(task)
     loaders = {part: task.loader(part, train=part == "train") for part in ("train", "val") if task.size(part)}
+    _refuse_idle(loaders["train"].batch_sampler, runtime.world)
     training.steps = math.ceil(len(loaders["train"].batch_sampler) / plan.update_per_step)
     _find_place(training, loaders["train"].batch_sampler)
     if keeper.writes:
@@ -239,9 +238,24 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
     return training
 
 
+def refuse_empty(task: Task) -> None:
+    """Raises NothingToTrainOn, with the reason, where no item can be learnt from."""
+    if not task.size("train"):
+        left = [f"{len(task.left_out())} are left out, such as {item}: {why}" for item, why in task.left_out().items()]
+        raise NothingToTrainOn("the training set is empty", left[0] if left else "0 clips",
+                               "see report.json of preprocess.py")
+
+
+def _refuse_idle(batches: Any, world: int) -> None:
+    if batches.batch_size < world:
+        raise Mistake("there are more processes than items in a batch",
+                      f"{world}, and training.batch_size = {batches.batch_size} over all of them",
+                      "give a larger batch_size and a smaller update_per_step")
+
+
 def _find_place(training: Fit, batches: Any) -> None:
     """The step where today's batches go on with the running epoch; it begins anew where no step begins there."""
-    before, training.order = training.order, [batches.items, batches.seed]
+    before, training.order = training.order, batches.origin()
     if before is None or not training.step:
         return
     ends = list(itertools.accumulate(map(sum, groups_of(iter(batches.sizes()), training.plan.update_per_step))))
@@ -250,7 +264,7 @@ def _find_place(training: Fit, batches: Any) -> None:
         return
     training.step, training.clips, training.totals = 0, 0, {}
     if training.runtime.main:
-        tqdm.write(f"note: clips, seed or size of a step changed inside epoch {training.epoch + 1}: it begins anew",
+        tqdm.write(f"note: items, seed or size of a step changed inside epoch {training.epoch + 1}: it begins anew",
                    file=sys.stderr)
 
 

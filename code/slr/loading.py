@@ -7,6 +7,7 @@ cut into contiguous slices of one size, one a process: all processes together se
 import os
 import signal
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -51,6 +52,13 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         return -(-self.items // self.batch_size)
+
+    def origin(self) -> list[int]:
+        """What the order of every epoch follows from: where it is equal, so are the orders."""
+        if not self.lengths:
+            return [self.items, self.seed]
+        own = zlib.crc32(np.asarray(self.lengths(0), np.int64).tobytes())
+        return [self.items, self.seed, self.batch_size, self.short_first, own]
 
     def sizes(self) -> list[int]:
         """Items of each global batch of an epoch."""

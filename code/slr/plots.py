@@ -228,7 +228,7 @@ def _scores(report: Mapping[str, Any],
     present = np.flatnonzero(support)
     scores = np.array([report[m] for m in METRICS], dtype=np.float64).reshape(3, len(classes)).T[present]
     names = _names(classes)
-    note = f"{len(present):,} signs, {support.sum():,} clips (in brackets)"
+    note = f"{len(present):,} signs, signed {support.sum():,} times (in brackets)"
     if len(present):
         note += f"   macro F1 {_share(scores[:, 2].mean())}"
     if len(present) < len(classes):

@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slr import engine
 from slr.engine import FitPlan
-from slr.errors import NothingToTrainOn
 from slr.runtime import Runtime
 from slr.task import Task
 
@@ -19,12 +18,11 @@ STEPS = 3  # the first one warms up, the others are timed
 
 def rehearse(task: Task, plan: FitPlan, runtime: Runtime) -> str:
     """The report: parameters, FLOPs of a clip, seconds a step, memory, and the expected time of the whole run."""
-    if not task.size("train"):
-        raise NothingToTrainOn("the training set is empty", "0 clips", "see report.json of preprocess.py")
+    engine.refuse_empty(task)
     training = engine.start(task, plan, runtime)
     loader = task.loader("train", train=True)
     steps = training.steps = math.ceil(len(loader.batch_sampler) / plan.update_per_step)
-    loader.batch_sampler.start(0)
+    loader.batch_sampler.start(loader.batch_sampler.short_first)  # an epoch like most, not one that begins short
     training.model.train()
     started = time.time()
     groups = list(itertools.islice(engine.groups_of(iter(loader), plan.update_per_step), STEPS))

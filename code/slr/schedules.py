@@ -49,7 +49,10 @@ class Plateau:
 
 @dataclass
 class Schedule:
-    """The rates of all parameter groups. `type` is one of PyTorch's names, "WarmOnly", or "constant"."""
+    """The rates of all parameter groups. `type` is one of PyTorch's names, "WarmOnly", or "constant".
+
+    scales: of each group's lowest rate, eta_min or min_lr, as its own rate is scaled (layer decay); absent: 1.
+    """
 
     base: list[float]
     type: str = "constant"
@@ -65,9 +68,11 @@ class Schedule:
     every: str = "epoch"
     plateau: Plateau | None = None
     reduced: list[float] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.reduced = self.reduced or list(self.base)
+        self.scales = self.scales or [1.0] * len(self.base)
 
     def rates(self, epoch: int, step: int = 0, steps: int = 1) -> list[float]:
         """The rate of each group in epoch (from 0) at optimiser step `step` of `steps`."""
@@ -89,7 +94,8 @@ class Schedule:
 
     def _cosine(self, moment: float, length: float) -> list[float]:
         share = (1 + math.cos(math.pi * moment / length)) / 2
-        return [self.eta_min + (rate - self.eta_min) * share for rate in self.base]
+        lowest = [self.eta_min * scale for scale in self.scales]
+        return [low + (rate - low) * share for rate, low in zip(self.base, lowest, strict=True)]
 
     def _cycle(self, moment: float) -> tuple[float, float]:
         """(Time since the last restart, this cycle's length): lengths t0, t0 tmult, t0 tmult^2 …"""
@@ -103,7 +109,8 @@ class Schedule:
         """Tell a plateau plan the metric of an epoch that has just ended."""
         if self.plateau is None or epoch + 1 < self.warmup_epochs or not self.plateau.observe(value):
             return
-        lowered = [max(rate * self.plateau.factor, self.min_lr) for rate in self.reduced]
+        lowered = [max(rate * self.plateau.factor, self.min_lr * scale)
+                   for rate, scale in zip(self.reduced, self.scales, strict=True)]
         self.reduced = [new if old - new > self.eps else old for old, new in zip(self.reduced, lowered, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:

@@ -263,10 +263,11 @@ class Pace:
 
         Raises Mistake where windows would be too long for the model, or would not overlap enough.
         """
-        if not all(0 < part < float("inf") for part in (window or WINDOW, hop, margin)):
-            raise Mistake("seconds are above 0", f"--window {window}, --hop {hop:g}, --margin {margin:g}")
+        wanted = WINDOW if window is None else window
+        if not all(0 < part < float("inf") for part in (wanted, hop, margin)):
+            raise Mistake("seconds are above 0", f"--window {wanted:g}, --hop {hop:g}, --margin {margin:g}")
         second, longest = rate / stride, most // stride
-        steps = [max(1, round(part * second)) for part in (window or WINDOW, hop, margin)]
+        steps = [max(1, round(part * second)) for part in (wanted, hop, margin)]
         least = steps[1] + 2 * (steps[2] + TOLERANCE)
         if window is None:
             steps[0] = min(max(steps[0], least), longest)

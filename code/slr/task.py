@@ -30,6 +30,7 @@ class Task(ABC):
     headline: the figure of the validation set that training reports and a test must find again: its name among the
         losses, and what makes per cent of it.
     table: what the files of a set's figures are called.
+    graphs: the pictures that `report` can draw.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class Task(ABC):
     passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {"test": ("test", {}), "val": ("val", {})}
     headline: ClassVar[tuple[str, float]] = ("acc", 100.0)
     table: ClassVar[str] = "top-k"
+    graphs: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod
@@ -50,7 +52,8 @@ class Task(ABC):
 
     @abstractmethod
     def groups(self) -> list[dict[str, Any]]:
-        """The optimiser's parameter groups: {"name", "params", "lr", "weight_decay"}."""
+        """The optimiser's parameter groups: {"name", "params", "lr", "weight_decay"}, and "scale" where layer decay has
+        scaled the rate."""
 
     def load(self, state: dict[str, torch.Tensor], source: str) -> None:
         """Take over the weights of a checkpoint of this very model; Mistake where they do not fit."""

@@ -62,6 +62,29 @@ def test_order_depends_on_epoch_and_seed_only():
     assert [real(b) for b in batches(0, 1, 5, 2, shuffle=False, epoch=3)] == [[0, 1], [2, 3], [4]]
 
 
+def of_lengths(size: int = 8, short_first: int = 0, plus: int = 0, **options) -> EpochBatches:
+    return EpochBatches(40, size, shuffle=True, seed=3, short_first=short_first, **options,
+                        lengths=lambda epoch: [4 + (7 * item * (epoch + 1)) % 13 + plus for item in range(40)])
+
+
+def test_short_items_come_first_as_long_as_they_shall():
+    batches = of_lengths(short_first=2)
+    for epoch in range(4):
+        batches.start(epoch)
+        found = [[batches.lengths(epoch)[key.item] for key in batch] for batch in batches]
+        assert (sum(found, []) == sorted(sum(found, []))) == (epoch < 2)
+        assert sorted(key.item for batch in batches for key in batch) == list(range(40))
+
+
+def test_the_origin_of_an_order_tells_other_orders():
+    """Where it is equal a stopped epoch goes on with the items that are left."""
+    same = [of_lengths(), of_lengths(world=2, rank=1), of_lengths()]
+    others = [of_lengths(4), of_lengths(short_first=1), of_lengths(plus=1)]
+    assert len({tuple(batches.origin()) for batches in same}) == 1
+    assert len({tuple(batches.origin()) for batches in [of_lengths(), *others]}) == 4
+    assert EpochBatches(40, 8, shuffle=True, seed=3).origin() == EpochBatches(40, 4, shuffle=True, seed=3).origin()
+
+
 def test_an_even_share_only_where_pairs_matter():
     assert [len(batches(rank, 2, 2, 2)[0]) for rank in (0, 1)] == [1, 1]
     assert real(batches(1, 2, 2, 2, pairs=True)[0]) == []

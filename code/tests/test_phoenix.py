@@ -276,9 +276,14 @@ def test_text_that_is_none(tmp_path):
     for name, gloss in (("a|b", "C"), ("a", "C\nD")):
         with pytest.raises(ValueError, match="cannot stand"):
             phoenix.corpus_text([Entry(name, gloss=(gloss,))])
-    for entry in (Entry("a b"), Entry("a", gloss=("<x>",)), Entry("a", gloss=("",))):
+    for entry in (Entry("a b"), Entry("a", gloss=("<x>",)), Entry("a", gloss=("<A><B>", "C")), Entry("a", gloss=("",))):
         with pytest.raises(ValueError):
             phoenix.stm_text([entry])
+
+
+def test_other_spaces_part_glosses_too(tmp_path):
+    file = write(tmp_path / "a.stm", "a 1 Signer01 0.0 1.0 HEUTE\u00a0NORD\n")
+    assert [entry.gloss for entry in phoenix.read_stm(file)] == [("HEUTE", "NORD")]
 
 
 def test_labels_of_sclite_are_no_glosses(tmp_path):

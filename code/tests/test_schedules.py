@@ -87,6 +87,19 @@ def test_plateau(mode, threshold_mode, patience, cooldown, values):
         assert plan.rates(epoch + 1) == pytest.approx([group["lr"] for group in sgd.param_groups], rel=1e-9)
 
 
+def test_the_lowest_rate_decays_with_the_layers():
+    """A group at a quarter of the rate is at a quarter of it all the way, and never rises."""
+    for plan in (Schedule([1e-3, 2.5e-4], "CosineAnnealingLR", tmax=8, eta_min=4e-4, scales=[1.0, 0.25]),
+                 Schedule([1e-3, 2.5e-4], "ReduceLROnPlateau", min_lr=4e-4, scales=[1.0, 0.25],
+                          plateau=Plateau("min", 0.5, 0, 0.0, "abs", 0))):
+        rates = []
+        for epoch in range(9):
+            rates.append(plan.rates(epoch))
+            plan.observe(epoch, 1.0)
+        assert all(low == pytest.approx(high / 4) for high, low in rates)
+        assert rates[-1] == pytest.approx([4e-4, 1e-4]) and rates == sorted(rates, reverse=True)
+
+
 def test_by_step_it_passes_through_the_epochs():
     for plan in (Schedule(BASE, "CosineAnnealingLR", tmax=9, start_factor=0.1, warmup_epochs=2, every="step"),
                  Schedule(BASE, "CosineAnnealingWarmRestarts", t0=3, tmult=2, every="step")):

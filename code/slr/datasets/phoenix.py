@@ -45,7 +45,6 @@ COLUMNS = {"id": ("id", "name"), "folder": ("folder", "video"), "signer": ("sign
            "num_frames": ("num_frames",), "start": ("start",), "end": ("end",)}
 NO_GLOSSES = {"<s>", "</s>", "<pad>", "<unk>", "<mask>", "<si>", "<blank>"}  # what programs add to a vocabulary
 FEATURE_BYTES = 1 << 35  # of a feature file when unpacked: CSL-Daily's have 2 to 4 GB
-LABELS = re.compile(r"<[^<>\s]*>(?=\s|$)")  # what sclite calls so, <O,M>, before the words of an STM
 FOREVER = "1.79769e+308"  # how these STM files say "to the end"
 
 
@@ -351,13 +350,13 @@ def read_stm(path: Path, part: str = "") -> list[Entry]:
         Mistake: no such file, or a malformed line.
     """
     return [Entry(_id(segment.file, path, f"line {segment.line.number}"), part, _signer(segment.speaker),
-                  tuple(segment.words)) for segment in transcripts.segments(path)]
+                  tuple(" ".join(segment.words).split())) for segment in transcripts.segments(path)]
 
 
 def stm_text(entries: Iterable[Entry]) -> str:
     """An STM of these entries, each one segment from 0 to the end."""
     rows = [[e.id, "1", e.signer or "unknown", "0.0", FOREVER, *e.gloss] for e in entries]
-    if any(LABELS.match(gloss) for row in rows for gloss in row[5:6]):
+    if any(transcripts.LABELS.fullmatch(gloss) for row in rows for gloss in row[5:6]):
         raise ValueError("a first gloss in <> would be read as labels")
     return "".join(" ".join(map(_word, row)) + "\n" for row in rows)
 

@@ -20,6 +20,7 @@ from slr.errors import Mistake
 from slr.metrics.wer import lower
 
 WORDS = re.compile(r"\S+", re.ASCII)  # other spaces are parts of words
+LABELS = re.compile("<.*>")  # a word that sclite takes for these, <O,M>, where the words of an STM begin
 TAG = re.compile(r"(?<!\\);.*")
 IGNORED = "IGNORE_TIME_SEGMENT_IN_SCORING"
 NO_WORD = "@"
@@ -103,7 +104,7 @@ def segments(path: Path) -> Iterator[Segment]:
         start, stop = (_number(field, line) for field in fields[3:5])
         if stop < start:
             raise line.mistake("the segment ends before it starts", " ".join(fields[3:5]))
-        labels = fields[5:6] if fields[5:6] and re.fullmatch("<.*>", fields[5]) else []
+        labels = fields[5:6] if fields[5:6] and LABELS.fullmatch(fields[5]) else []
         yield Segment(line, fields[0], fields[1], fields[2], start, stop, fields[5 + len(labels):])
 
 

@@ -91,11 +91,10 @@ class SentenceModel(TwoParts, ABC):
     """Clips (N, 3, T, H, W), float and normalised, and lengths (N,) -> logits (N, T', K), lengths (N,) in time steps.
 
     A time step stands for `stride` frames, from frame `stride` x t on: lengths become ceil(len / stride), T becomes
-    ceil(T / stride). Items have `fewest_frames` or more. What the clips hold behind an item's end is never looked at.
+    ceil(T / stride). What the clips hold behind an item's end is never looked at.
     Raises Mistake for lengths out of range.
     """
 
-    fewest_frames = 1
     classifier: GlossHead
 
     def __init__(self, backbone: nn.Module, classifier: GlossHead, stride: int):

@@ -41,6 +41,7 @@ class Continuous(Task):
         "test": ("test", {}), "val": ("val", {}), "test_black": ("test", {"black": True})}
     headline: ClassVar[tuple[str, float]] = ("wer", 1.0)
     table: ClassVar[str] = "wer"
+    graphs: ClassVar[tuple[str, ...]] = continuous_report.GRAPHS
 
     def __init__(self, config: Config, runtime: Runtime, model: TwoParts, classes: list[str],
                  heatmap_channels: int = 0):
@@ -142,10 +143,11 @@ class Continuous(Task):
         if not self.heatmap_channels:
             return None
         points = keypoints.load(_keypoint_file(self.config, self.root))
-        if self.config.data.heatmap == "points" and points.count != self.heatmap_channels:
-            raise Mistake(f"{shown(points.path)} has other points than the model was trained with",
-                          f"{points.count} a frame, the model has {self.heatmap_channels} channels for them",
-                          "set data.keypoints to a file of the same kind")
+        drawn = points.count if self.config.data.heatmap == "points" else 1
+        if drawn != self.heatmap_channels:
+            raise Mistake("the model was trained with other heatmaps",
+                          f"{drawn} a frame of {shown(points.path)}, {self.heatmap_channels} in the model",
+                          "leave data.heatmap as it was, and set data.keypoints to a file of the same kind")
         points.check(found)
         return points
 

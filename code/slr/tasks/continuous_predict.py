@@ -99,8 +99,9 @@ class SentenceReader:
 
         for _, (number, image) in streaming.ticks(counted(), self.rate):
             yield number, self.cropped(image)
-        if count < (last or first + 1):
-            raise Mistake("there are no such frames", f"{first + 1} to {last or 'the last'} of {count}",
+        if count < (first + 1 if last is None else last):
+            raise Mistake("there are no such frames",
+                          f"{first + 1} to {'the last' if last is None else last} of {count}",
                           "give --first and --last within the video")
 
     def coming(self, place: str, fps: float | None, realtime: bool, tell: Callable[[str], None]) -> Iterator[Ticked]:

@@ -56,9 +56,6 @@ def steps_of(records: Records, cleanup: str) -> dict[str, list[wer.Step]]:
 def write(records: Records, sentences: Sequence[Sentence], folder: Path, name: str, *, cleanup: str, split: str,
           fps: float, title: str = "", graphs: tuple[str, ...] = GRAPHS, tables: bool = True) -> list[Path]:
     """The files of one set, each called `name`-something; their paths. Without `tables` only the pictures."""
-    unknown = [graph for graph in graphs if graph not in GRAPHS]
-    if unknown:
-        raise Mistake("sentences have no such graph", ", ".join(unknown), f"there are {', '.join(GRAPHS)}")
     folder.mkdir(parents=True, exist_ok=True)
     steps, made = steps_of(records, cleanup), list[Path]()
     rows = by_gloss(steps.values())
@@ -97,18 +94,20 @@ def predictions(records: Records, steps: dict[str, list[wer.Step]], fps: float) 
 def read_predictions(path: Path) -> tuple[dict[str, tuple[int, int]], str]:
     """Of a predictions.jsonl {id: (errors, words of the reference)}, and how these were counted: the beginning of the
     signature in the details.json beside it, "" where there is none."""
-    counts: dict[str, tuple[int, int]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            counts[row["id"]] = int(row["errors"]), len(row["reference"])
-        except (ValueError, LookupError, TypeError) as error:
-            raise Mistake(f"{shown(path)} holds no predictions of sentences", f"line {number}: {error}",
-                          "run testing.py full for that run again") from None
     details = path.with_name(path.name.replace("predictions.jsonl", "details.json"))
-    if details == path or not details.is_file():
-        return counts, ""
-    return counts, json.loads(details.read_text(encoding="utf-8"))["signature"].partition("|set:")[0]
+    counts: dict[str, tuple[int, int]] = {}
+    where, signature = shown(path), ""
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            where, row = f"{shown(path)}, line {number}:", json.loads(line)
+            counts[row["id"]] = int(row["errors"]), len(row["reference"])
+        if details != path and details.is_file():
+            where = shown(details)
+            signature = str(json.loads(details.read_text(encoding="utf-8"))["signature"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Mistake(f"{where} no results of sentences", f"{type(error).__name__}: {error}",
+                      "run testing.py full for that run again") from None
+    return counts, signature.partition("|set:")[0]
 
 
 def ctm(records: Records, fps: float) -> str:

@@ -29,6 +29,7 @@ from slr.video import open_source
 class Isolated(Task):
     """The task `isolated`: batches hold ids, frames (N, T, S, S, 3) uint8, labels (N,) and draws (N, 6)."""
 
+    graphs: ClassVar[tuple[str, ...]] = isolated_report.GRAPHS
     passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {
         "test": ("test", {}), "val": ("val", {}), "test_shuff": ("test", {"shuffle": True})}
 

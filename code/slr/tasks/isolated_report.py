@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from slr import plots
-from slr.errors import Mistake
 from slr.logbook import write_json, write_text
 from slr.metrics import topk
 
@@ -40,9 +39,6 @@ def write(logits: np.ndarray, labels: np.ndarray, ids: list[str], signers: list[
           folder: Path, name: str, title: str = "", graphs: tuple[str, ...] = GRAPHS,
           tables: bool = True) -> list[Path]:
     """The files of one set, each called `name`-something; their paths. Without `tables` only the pictures."""
-    unknown = [graph for graph in graphs if graph not in GRAPHS]
-    if unknown:
-        raise Mistake("isolated signs have no such graph", ", ".join(unknown), f"there are {', '.join(GRAPHS)}")
     folder.mkdir(parents=True, exist_ok=True)
     ranks = topk.ranks_of(logits, labels)
     predicted = topk.ranked(logits, 1)[:, 0]

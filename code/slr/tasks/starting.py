@@ -35,7 +35,7 @@ def groups(config: Config, model: TwoParts) -> list[dict[str, Any]]:
     keys = config.optimizer
     rates = {"backbone": (keys.backbone_init_lr, keys.backbone_weight_decay),
              "classifier": (keys.classifier_init_lr, keys.classifier_weight_decay)}
-    return [{"name": name, "params": group.params, "lr": group.scale * rates[group.part][0],
+    return [{"name": name, "params": group.params, "lr": group.scale * rates[group.part][0], "scale": group.scale,
              "weight_decay": rates[group.part][1] if group.decay else 0.0}
             for name, group in parameter_groups(model, keys.layer_decay).items()]
 
