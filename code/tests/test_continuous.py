@@ -13,6 +13,7 @@ import torch
 from children import Child, interrupted_script, script
 from hypothesis import given
 from hypothesis import strategies as st
+from inis import OPTIMIZER
 
 from slr import checkpoint, engine
 from slr.config import parse_config
@@ -32,7 +33,7 @@ from slr.tasks.continuous import Continuous
 from slr.transforms import Augment, draw, no_draw
 
 SPLIT = "demo_continuous_tiny"
-INI = """
+INI = f"""
 [experiment]
 task = 'continuous'
 [training]
@@ -40,13 +41,7 @@ batch_size = 4
 update_per_step = 1
 max_epoch = 2
 save_every = 1
-[optimizer]
-eps = 1e-8
-backbone_init_lr = 1e-3
-backbone_weight_decay = 1e-3
-classifier_init_lr = 1e-3
-classifier_weight_decay = 1e-3
-[model_params]
+{OPTIMIZER}[model_params]
 drop_p = 0.1
 pretrained = False
 [data]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inis import OPTIMIZER
 from torch import nn
 
 from slr import checkpoint, decoding, streaming, video
@@ -26,20 +27,14 @@ from slr.runtime import Runtime
 from slr.tasks.continuous import Continuous
 from slr.tasks.continuous_predict import SentenceReader, camera_of
 
-INI = """
+INI = f"""
 [experiment]
 task = 'continuous'
 [training]
 batch_size = 4
 update_per_step = 1
 max_epoch = 1
-[optimizer]
-eps = 1e-8
-backbone_init_lr = 1e-3
-backbone_weight_decay = 0
-classifier_init_lr = 1e-3
-classifier_weight_decay = 0
-[model_params]
+{OPTIMIZER}[model_params]
 drop_p = 0.1
 pretrained = False
 [data]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from inis import OPTIMIZER
 
 from slr.config import parse_config
 from slr.datasets import keypoints, sentence_clips, sentences, signer
@@ -32,13 +33,7 @@ task = 'continuous'
 batch_size = 2
 update_per_step = 1
 max_epoch = 1
-[optimizer]
-eps = 1e-8
-backbone_init_lr = 1e-3
-backbone_weight_decay = 1e-3
-classifier_init_lr = 1e-3
-classifier_weight_decay = 1e-3
-[model_params]
+{OPTIMIZER}[model_params]
 drop_p = 0.0
 pretrained = False
 [mamba]

@@ -10,6 +10,7 @@ import preprocess
 import pytest
 import testing
 import torch
+from inis import OPTIMIZER
 
 from slr import checkpoint, paths
 from slr.config import parse_config
@@ -20,18 +21,12 @@ from slr.task import build_task
 from slr.tasks.isolated import Isolated
 from slr.video import read_frames, sample_indices
 
-INI = """
+INI = f"""
 [training]
 batch_size = 3
 update_per_step = 1
 max_epoch = 1
-[optimizer]
-eps = 1e-8
-backbone_init_lr = 1e-3
-backbone_weight_decay = 0
-classifier_init_lr = 1e-3
-classifier_weight_decay = 0
-[model_params]
+{OPTIMIZER}[model_params]
 drop_p = 0.5
 pretrained = False
 [data]
