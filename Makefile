@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo sentences test lint quick nightly bench clean distclean
+.PHONY: help install dev demo sentences translation test lint quick nightly bench clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,16 @@ sentences: demo  ## then the same for sentences: draw them, train S3D_CTC, test 
 	$(PY) code/preprocess.py -as demo_continuous
 	$(PY) code/training.py S3D_CTC demo_continuous 1 -r -na --no_wandb --device cpu
 	$(PY) code/testing.py full S3D_CTC demo_continuous 1 --device cpu
+
+translation: sentences  ## then what they mean: draw sentences with an English side, train and test the whole chain
+	$(PY) code/preprocess.py -as demo_translation
+	$(PY) code/training.py S3D_CTC demo_translation 1 -r -na --no_wandb --device cpu
+	$(PY) code/testing.py full S3D_CTC demo_translation 1 --device cpu
+	$(PY) code/training.py Gloss2Text demo_translation 1 -r -na --no_wandb --device cpu
+	$(PY) code/testing.py full Gloss2Text demo_translation 1 --device cpu
+	$(PY) code/extract_features.py S3D_CTC demo_translation 1 --device cpu
+	$(PY) code/training.py Sign2Text demo_translation 1 -r -na --no_wandb --device cpu
+	$(PY) code/testing.py full Sign2Text demo_translation 1 --device cpu
 
 lint: $(INSTALLED_DEV)  ## style and types
 	$(PY) -m ruff check code que

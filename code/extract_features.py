@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -71,18 +71,6 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 # --- what the hash is of ------------------------------------------------------------------------------------
 
-def weights_hash(state: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and numbers of the weights, however their file was written."""
-    import torch
-
-    whole = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        whole.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return whole.hexdigest()
-
-
 def settings_of(config: Config) -> dict[str, Any]:
     """Every setting that can change what evaluation sees, unless it has its default: a key that a later version adds
     does not make old features another's."""
@@ -117,6 +105,8 @@ def facts_of(trained: Trained, names: Sequence[str], form: str) -> dict[str, Any
     """What stands at the top of <set>.json: the hash, what it is of, and where the weights lay."""
     config, content = trained.config, trained.content
     entry = MODELS[config.model]
+    from slr.checkpoint import weights_hash
+
     of = {"version": VERSION, "weights": weights_hash(content["model_state_dict"]), "model": config.model,
           "split": config.split, "names": list(names), "format": form, "precision": precision_of(config),
           "mean": entry.mean, "std": entry.std, "settings": settings_of(config), "keypoints": keypoints_hash(config)}

@@ -5,6 +5,8 @@
     python predict.py S3D demo 1 frames/ -k 3 --first 10 --last 60
     python predict.py S3D_CTC phoenix2014t 1 sentence.mp4            glosses, begin and end, confidence
     python predict.py S3D_CTC phoenix2014t 1 camera:0 --stream       the same while it is signed, with the latency
+    python predict.py Sign2Text phoenix2014t 1 sentence.mp4          glosses, and the spoken sentence
+    python predict.py Gloss2Text phoenix2014t 1 "REGEN MORGEN"       the spoken sentence of glosses
 """
 
 import argparse
@@ -73,7 +75,11 @@ def check_options(args: argparse.Namespace) -> None:
         raise Mistake("a camera has no end", cameras[0], "give --stream too")
     if cameras:
         _refuse(args, ("fps", "realtime"), "with a camera", "its frames are taken when they come")
-    missing = [str(video) for video in args.videos if not video.exists() and str(video) not in cameras]
+
+
+def check_videos(args: argparse.Namespace) -> None:
+    """Before the model is built, which takes a while."""
+    missing = [str(video) for video in args.videos if not video.exists() and not str(video).startswith(CAMERA)]
     if missing:
         raise Mistake("there is no such video", ", ".join(missing), "check the path")
 
@@ -148,7 +154,13 @@ def answer(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     from slr.engine import memory_explained
 
     model, split, exp_no = args.experiment or (None, None, None)
+    reads_glosses = model == "Gloss2Text"
+    if not reads_glosses and not args.checkpoint:
+        check_videos(args)
     trained = find_trained(model, split, exp_no, args.checkpoint)
+    if trained.config.model == "Gloss2Text":
+        return translate(trained, args), errors.DONE
+    check_videos(args)
     of_signs = trained.config.experiment.task == "isolated"
     if of_signs:
         _refuse(args, ("fps", "stream"), "for a model of single signs", "give a model for sentences")
@@ -188,10 +200,30 @@ def note(text: str) -> None:
         print(f"note: {text}", file=sys.stderr)
 
 
+def translate(trained: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The text of each sentence of glosses."""
+    _refuse(args, ("fps", "stream", "top", "first", "last", "box"), "for glosses", "leave it out")
+    sentences = [words.split() for words in args.words[len(args.experiment):]]
+    if not all(sentences):
+        raise Mistake("a sentence has no gloss", "one of the words is empty", 'give them as in "REGEN MORGEN"')
+    task, _ = rebuild(trained, args.device, seed=42)
+    unknown = sorted({gloss for glosses in sentences for gloss in glosses if gloss not in task.numbers})
+    note(f"the model does not know {', '.join(unknown)}" if unknown else "")
+    texts = task.translate(sentences)
+    if not args.json:
+        print("\n".join(f"{' '.join(glosses)}\n  {text}" for glosses, text in zip(sentences, texts, strict=True)))
+    return [{"glosses": glosses, "text": text} for glosses, text in zip(sentences, texts, strict=True)]
+
+
 def reader_of(args: argparse.Namespace, task: Any, runtime: Any) -> Any:
+    box = tuple(args.box) if args.box else None
+    if task.config.experiment.task == "translation":
+        from slr.tasks.sign2text_predict import TranslationReader
+
+        return TranslationReader(task, runtime, box)
     from slr.tasks.continuous_predict import SentenceReader
 
-    return SentenceReader(task, runtime, tuple(args.box) if args.box else None)
+    return SentenceReader(task, runtime, box)
 
 
 def say_sentence(video: Path, args: argparse.Namespace, reader: Any) -> dict[str, Any]:
@@ -219,8 +251,11 @@ def say_sentence(video: Path, args: argparse.Namespace, reader: Any) -> dict[str
             print(f"  {row['begin']:8.2f} - {row['end']:8.2f} s  frames {row['first']:5d} - {row['last']:5d}  "
                   f"{100 * row['confidence']:5.1f} %  {row['gloss']}")
         print(f"  {' '.join(record['hypothesis']) or 'no gloss'}")
+        if "translation" in record:
+            print(f"  {record['translation'] or 'no text'}")
+    text = {"text": record["translation"]} if "translation" in record else {}
     return {"video": str(video), "fps": fps, "sentence": record["hypothesis"], "log_probability": record["score"],
-            "glosses": glosses}
+            "glosses": glosses, **text}
 
 
 def say_stream(args: argparse.Namespace, reader: Any) -> None:

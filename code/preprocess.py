@@ -2,11 +2,17 @@
 
     python preprocess.py -as demo                          draws the built-in data first (demo50: fifty signs)
     python preprocess.py -as demo_continuous               draws the built-in sentences
+    python preprocess.py -as demo_translation              draws those that have an English side
     python preprocess.py -as asl100 -ve                    data/WLASL/splits/asl100.json, WLASL2000/*.mp4
     python preprocess.py -as asl100 asl300 --store jpeg    and writes every clip's frames once, to load faster
     python preprocess.py -as mine --annotations mine.json --videos ~/clips    any WLASL-form file, any folder
     python preprocess.py -ds PHOENIX2014T -ve              sentences: data/PHOENIX-2014-T -> data/SENTENCES/phoenix2014t
     python preprocess.py -ds PHOENIX2014 -as phoenix2014 --videos phoenix-2014-videos.zip    frames in a zip
+
+Two commands make the weights ready that a prepared split is translated with, mBART's and those that SLRT published:
+
+    python preprocess.py -as phoenix2014t --prune_mbart facebook/mbart-large-cc25 --to data/pretrained/mBart_de
+    python preprocess.py -as phoenix2014t --import_published pretrained_models
 
 No bad video ends it: report.json lists every clip that is left out, and why. Beside it lie the labels, the
 class list, contact_sheet.png and statistics.png. Nor does a bad split cost the others. Stop it at any time: the
@@ -24,7 +30,8 @@ from typing import Any
 from slr import errors, paths
 from slr.errors import Interrupted, Mistake, NothingToTrainOn
 
-DRAWN_SENTENCES = "demo_continuous"  # how the built-in splits of sentences are called
+DRAWN_SENTENCES = ("demo_continuous", "demo_translation")  # what built-in splits of sentences begin with
+WEIGHTS = {"prune_mbart": ("to", "prune_from"), "import_published": ("to", "replace")}  # and what goes with them
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -51,6 +58,12 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--replace", action="store_true", help="write over labels that were made from something else")
     add("--data", default="", metavar="ROOT", help="the data folder, if neither data/ nor $SLR_DATA")
     add("--seed", type=int, default=42, help="of the built-in data")
+    add("--prune_mbart", metavar="MBART", help="keep of this mBART, a folder or the hub's name, what SPLIT says")
+    add("--prune_from", choices=("train", "all"), help="whose texts and glosses that is: the training set's (default)")
+    add("--import_published", nargs="+", type=Path, metavar="FOLDER",
+        help="write what SLRT published of S3D_CTC, Gloss2Text and Sign2Text as checkpoints for SPLIT")
+    add("--to", type=Path, metavar="FOLDER",
+        help="where the weights go; what is imported: data/pretrained/SPLIT by default")
     return p.parse_args(words)
 
 
@@ -68,12 +81,32 @@ def check(args: argparse.Namespace) -> None:
     for split in args.asl_split:
         if not re.fullmatch(r"\w[\w.+-]*", split):
             raise Mistake("SPLIT is no name of a split", repr(split), "give a name such as asl100")
+    check_weights(args)
     if (args.annotations or args.videos) and len(args.asl_split) > 1:
         raise Mistake("--annotations and --videos are of one split", f"-as {' '.join(args.asl_split)}",
                       "run it once for each")
     if args.workers is not None and args.workers < 0:
         raise Mistake("--workers is no number of processes", str(args.workers), "give 0 or more")
     check_kind(args)
+
+
+def check_weights(args: argparse.Namespace) -> None:
+    """What goes with --prune_mbart and --import_published, which prepare no data, and what does not."""
+    given = [name for name, default in vars(parse_arguments([])).items() if getattr(args, name) != default]
+    modes = [name for name in WEIGHTS if name in given]
+    if not modes:
+        if args.to or args.prune_from:
+            raise Mistake("--to and --prune_from are of weights", "none are asked for",
+                          "leave them out, or give --prune_mbart MBART; --to also goes with --import_published")
+        return
+    mode = modes[0]
+    others = [name for name in given if name not in ("asl_split", "dataset", "data", mode, *WEIGHTS[mode])]
+    if others:
+        raise Mistake(f"--{others[0]} does nothing with --{mode}", "both are given", "leave one of them out")
+    if len(args.asl_split) > 1:
+        raise Mistake(f"--{mode} is for one split", f"-as {' '.join(args.asl_split)}", "run it once for each")
+    if mode == "prune_mbart" and not args.to:
+        raise Mistake("--prune_mbart writes a folder", "--to is missing", "for example --to data/pretrained/mBart_de")
 
 
 def dataset_of(split: str, args: argparse.Namespace) -> str:
@@ -116,12 +149,13 @@ def draw_demo(root: Path, split: str, args: argparse.Namespace) -> bool:
 
 def draw_sentences(root: Path, split: str, args: argparse.Namespace) -> Path:
     """The built-in sentences: where they are."""
-    from slr.datasets import synthetic_sentences as drawn
-    if split not in drawn.SIZES:
-        raise Mistake("there are no such built-in sentences", split, f"there are {', '.join(drawn.SIZES)}")
+    from slr.datasets import synthetic_sentences, synthetic_translation
+    makers = {name: made for made in (synthetic_sentences, synthetic_translation) for name in made.SIZES}
+    if split not in makers:
+        raise Mistake("there are no such built-in sentences", split, f"there are {', '.join(makers)}")
     if args.dry_run:
         return root / "SYNTHETIC" / split
-    return drawn.draw(root, split, args.seed, workers=args.workers, progress=sys.stderr.isatty())
+    return makers[split].draw(root, split, args.seed, workers=args.workers, progress=sys.stderr.isatty())
 
 
 def prepare_split(split: str, root: Path, args: argparse.Namespace) -> None:
@@ -236,11 +270,29 @@ def prepare_all(args: argparse.Namespace) -> int:
     return worst
 
 
+def make_weights(args: argparse.Namespace) -> int:
+    """What --prune_mbart or --import_published asks for."""
+    (split,), root = args.asl_split, paths.data_root(args.data)
+    if args.prune_mbart is not None:
+        from slr.tasks.pruning import prune_for
+        parts = paths.SETS if args.prune_from == "all" else paths.SETS[:1]
+        print(prune_for(split, root, args.prune_mbart, args.to, parts))
+        return errors.DONE
+    from slr.tasks.importing import import_published
+    target = args.to or root / "pretrained" / split
+    failed = import_published(split, root, args.import_published, target, data=args.data, replace=args.replace)
+    for error in failed:
+        print(f"error: {error}", file=sys.stderr)
+    return errors.MISTAKE if failed else errors.DONE
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     check(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if args.prune_mbart is not None or args.import_published:
+            return make_weights(args)
         return prepare_all(args)
     except KeyboardInterrupt:
         raise Interrupted("stopped before the end", "", "the same command goes on where it stopped") from None

@@ -6,13 +6,16 @@
     python testing.py full --checkpoint best.pth --set_dir data/WLASL/preprocessed/labels/asl100
     python testing.py compare S3D/asl100/4 MViTv2_S/asl100/0       which is better, and how surely
     python testing.py board --csv board.csv
+    python testing.py full Sign2Text phoenix2014t 1 --ensemble Sign2Text/phoenix2014t/2    what both find likeliest
     python testing.py score REF.stm HYP.ctm                word error rate of glosses, counted in six ways
+    python testing.py score --text REF.txt HYP.txt         BLEU, chrF and ROUGE-L of translations, a sentence a line
 """
 
 import argparse
 import json
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +54,14 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     board = modes.add_parser("board", help="the results of all runs, best first")
     board.add_argument("split", nargs="?", metavar="SPLIT")
     board.add_argument("--csv", type=Path, metavar="FILE")
-    score = modes.add_parser("score", help="the word error rate of any system's sentences of glosses")
-    score.add_argument("ref", type=Path, metavar="REF", help="references: an .stm, or sclite's trn")
-    score.add_argument("hyp", type=Path, metavar="HYP", help="hypotheses: a .ctm, or sclite's trn")
-    score.add_argument("--cleanup", choices=CLEANUPS, default="phoenix2014", help="whose rules clean the glosses")
+    score = modes.add_parser("score", help="any system's sentences: word error rate of glosses, BLEU of translations")
+    score.add_argument("ref", type=Path, metavar="REF", help="references: an .stm, or sclite's trn; a text with --text")
+    score.add_argument("hyp", type=Path, metavar="HYP", help="hypotheses: a .ctm, or sclite's trn; a text with --text")
+    score.add_argument("--cleanup", choices=CLEANUPS, help="whose rules clean the glosses (default: phoenix2014)")
+    score.add_argument("--text", action="store_true",
+                       help="translations, UTF-8, a sentence a line: BLEU-1 to BLEU-4, chrF, ROUGE-L")
+    score.add_argument("--level", choices=("word", "char"),
+                       help="with --text: what a token is (default: word); char for Chinese")
     score.add_argument("--json", action="store_true")
     return parser.parse_args(words)
 
@@ -68,6 +75,8 @@ def _add_common(sub: argparse.ArgumentParser) -> None:
     add("-fs", "--frame_size", type=int, help="instead of the size that the run was trained with")
     add("-se", "--save", action="store_true", help="save the results (full always does)")
     add("--checkpoint", type=Path, metavar="FILE", help="test this file; it carries its own settings")
+    add("--ensemble", nargs="+", default=[], metavar="MODEL/SPLIT/EXP_NO", help="translation: the mean of this run's "
+        "and these runs' probabilities")
     add("--set_dir", type=Path, metavar="DIR", help="prepared labels to test on, instead of the run's own")
     add("--out", type=Path, metavar="DIR", help="where results go (default: results/ of the run)")
     add("--batch_size", type=int, help="changes the speed, never the result")
@@ -97,6 +106,7 @@ def label_of(args: argparse.Namespace, subject: Trained) -> str:
         return subject.name
     made = [f"{name}{value}" for name, value in (("nf", args.num_frames), ("fs", args.frame_size)) if value is not None]
     made += [args.set_dir.resolve().name] if args.set_dir else []
+    made += [f"with-{run.replace('/', '-')}" for run in args.ensemble]
     return "_".join([subject.name, *made, *(re.sub(r"[^\w.+-]+", "-", change) for change in args.changes)])
 
 
@@ -107,7 +117,41 @@ def open_subject(args: argparse.Namespace) -> tuple[Trained, Any, Any]:
     subject = find_subject(args)
     with memory_explained(ADVICE):
         task, runtime = rebuild(subject, args.device, args.seed, args.set_dir)
+        if args.ensemble:
+            _join(task, args)
     return subject, task, runtime
+
+
+def _join(task: Any, args: argparse.Namespace) -> None:
+    """The other models of the ensemble, each rebuilt from its best.pth."""
+    if not hasattr(task, "join"):
+        raise Mistake("only translations have ensembles", task.config.model, "leave --ensemble out")
+    others = []
+    for run in args.ensemble:
+        parts = run.split("/")
+        if len(parts) != 3:
+            raise Mistake("--ensemble takes MODEL/SPLIT/EXP_NO", repr(run), "give the words of a run of the same MODEL")
+        other = find_trained(parts[0], parts[1], parts[2], None)
+        if other.config.model != task.config.model:
+            raise Mistake("an ensemble is of one MODEL", f"{task.config.model} and {other.config.model}",
+                          "give runs of the same MODEL")
+        others.append(rebuild(other, args.device, args.seed, args.set_dir)[0])
+    task.join(others)
+
+
+def settle_search(task: Any, runtime: Any, config: Config) -> list[dict[str, Any]]:
+    """Search from now on as is best on the validation set; what was tried, each with its figure. None: no choice."""
+    tried: list[dict[str, Any]] = []
+    figure = task.headline[0]
+    for options in task.sweep() if task.size("val") else ():
+        task.use_search(**options)
+        _, records = run_set(task, runtime, config, "val")
+        tried.append({**options, figure: task.score(records)[figure]})
+        print("on the validation set: " + ", ".join(f"{name} {value:g}" for name, value in tried[-1].items()))
+    if tried:
+        best = max(tried, key=lambda row: row[figure])
+        task.use_search(**{name: value for name, value in best.items() if name != figure})
+    return tried
 
 
 def run_set(task: Any, runtime: Any, config: Config, part: str,
@@ -135,6 +179,8 @@ def full(args: argparse.Namespace) -> int:
         "check_name": "best_val" if subject.name == "best" else subject.name,
         f"best_val_{figure}": percent * trained[figure] if figure in trained else None,
         "best_val_loss": trained.get("loss")}
+    if tried := settle_search(task, runtime, subject.config):
+        result["searches"] = tried
     made: list[Path] = []
     for name, (part, options) in task.passes.items():
         if not task.size(part):
@@ -149,7 +195,7 @@ def full(args: argparse.Namespace) -> int:
             graphs = {} if part == "test" else {"graphs": ()}
             made += task.report(records, subject.results, f"{label}_{part}", **graphs)
         if name == "val":
-            _compare_with_training(task, means, trained)
+            _compare_with_training(task, task.validation(means, records), trained if not args.ensemble else {})
     file = subject.results / (f"{label}_val_loss.json" if subject.name == "best" else f"{label}.json")
     write_json(file, result)
     print(json.dumps(result, indent=1))
@@ -225,16 +271,41 @@ def _save_part(args: argparse.Namespace, subject: Trained, task: Any, records: l
 
 
 def compare(args: argparse.Namespace) -> int:
-    """The paired test of two runs: of signs in top-1 accuracy, of sentences in word errors."""
+    """The paired test of two runs: of signs in top-1 accuracy, of sentences in word errors, of texts in BLEU-4."""
     files = [_predictions(run) for run in args.runs]
-    if len({file.suffix for file in files}) > 1:
-        raise Mistake("signs and sentences are not compared", " and ".join(map(shown, files)),
+    kinds = [_kind(file) for file in files]
+    if kinds[0] != kinds[1]:
+        raise Mistake(f"{kinds[0]} and {kinds[1]} are not compared", " and ".join(map(shown, files)),
                       "give two runs of a kind")
-    if files[0].suffix == ".jsonl":
-        _compare_sentences(args, files)
-    else:
-        _compare_signs(args, files)
+    {"signs": _compare_signs, "sentences": _compare_sentences, "texts": _compare_texts}[kinds[0]](args, files)
     return 0
+
+
+def _kind(file: Path) -> str:
+    """What predictions are of: signs, sentences of glosses, or texts."""
+    if file.suffix != ".jsonl":
+        return "signs"
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return "texts" if '"translation":' in next(lines, "") else "sentences"
+
+
+def _compare_texts(args: argparse.Namespace, files: list[Path]) -> None:
+    """Approximate randomisation and the bootstrap of the difference in BLEU-4."""
+    from slr.metrics import text
+    from slr.tasks.translation_report import read_level, read_predictions
+
+    a, b = map(read_predictions, files)
+    level, other = map(read_level, files)
+    if level != other:
+        raise Mistake("these scores are not of the same tokens", f"{level} and {other}", "test both runs the same way")
+    found = text.compare(a, b, level)
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    low, high = found["interval"]
+    print(f"{args.runs[0]}: {found['bleu4_a']:.2f}   {args.runs[1]}: {found['bleu4_b']:.2f}   (BLEU-4 by {level}, "
+          f"{found['sentences']} sentences)\ndifference {found['difference']:+.2f} [{low:+.2f}, {high:+.2f}], "
+          f"p = {found['p_value']:.3g} (approximate randomisation)\nthe same text in {found['same']} sentences")
 
 
 def _compare_signs(args: argparse.Namespace, files: list[Path]) -> None:
@@ -292,17 +363,22 @@ def _predictions(run: str) -> Path:
 
 def board(args: argparse.Namespace) -> int:
     """All runs that testing.py full has been through, best first within a split: of signs by top-1, then of sentences
-    by WER."""
+    by WER, then of texts by BLEU-4."""
     found = map(_board_row, sorted(paths.runs_root().glob(f"{args.split or '*'}/*/results*/best_val_loss.json")))
     rows = [row for row in found if row]
     if not rows:
         raise Mistake("there are no results", shown(paths.runs_root()), "run testing.py full MODEL SPLIT EXP_NO first")
-    rows.sort(key=lambda row: ("wer" in row, row["split"], row.get("wer", -row.get("top1", 0))))
+    rows.sort(key=lambda row: (_board_kind(row), row["split"], row.get("wer", -row.get("bleu4", row.get("top1", 0)))))
     if args.csv:
         _write_csv(rows, args.csv)
-    for kind in (False, True):
-        _print_table([row for row in rows if ("wer" in row) is kind])
+    for kind in range(3):
+        _print_table([row for row in rows if _board_kind(row) == kind])
     return 0
+
+
+def _board_kind(row: dict[str, Any]) -> int:
+    """0 of signs, 1 of sentences, 2 of texts."""
+    return 2 if "bleu4" in row else int("wer" in row)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -325,6 +401,11 @@ def _board_row(file: Path) -> dict[str, Any] | None:
                     **{key: counts[key] for key in ("sub", "del", "ins", "ref_words")},
                     "val_wer": result["best_val_wer"],
                     "black_wer": round(result["test_black"]["wer"], 2) if "test_black" in result else None}
+        if "bleu4" in result["test"]:
+            test = result["test"]
+            return {**name, **{key: round(test[key], 2) for key in ("bleu4", "bleu1", "chrf", "rouge_l")},
+                    "val_bleu4": result["best_val_bleu4"], "shuffled_bleu4": round(result["test_shuffled"]["bleu4"], 2),
+                    "gloss_wer": round(test["glosses"]["wer"], 2) if "glosses" in test else None}
         instance, average = (result["test"][k] for k in ("top_k_per_instance_acc", "top_k_average_per_class_acc"))
         return {**name, **{f"top{k}": round(100 * instance[f"top{k}"], 2) for k in (1, 5, 10)},
                 "top1_per_class": round(100 * average["top1"], 2), "val_acc": result["best_val_acc"],
@@ -352,19 +433,51 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def score(args: argparse.Namespace) -> int:
-    """The word error rate of any system's files, in every mode; see slr/metrics/wer.py."""
+    """The scores of any system's files: of glosses (slr/metrics/wer.py) or of translations (slr/metrics/text.py)."""
+    if args.text and args.cleanup:
+        raise Mistake("--cleanup has no meaning with --text", args.cleanup, "leave it out: texts are scored as is")
+    if args.level and not args.text:
+        raise Mistake("--level has a meaning only with --text", args.level, "give --text, or leave it out")
+    return _score_text(args, args.level or "word") if args.text else _score_glosses(args, args.cleanup or "phoenix2014")
+
+
+def _score_text(args: argparse.Namespace, level: str) -> int:
+    """BLEU-1 to BLEU-4 with the interval of the last, chrF and ROUGE-L."""
+    from slr.metrics import text
+
+    refs, hyps = text.read_pair(args.ref, args.hyp)
+    _note_empty([line.strip() for line in refs], [line.strip() for line in hyps])
+    found = text.scores(refs, hyps, level, f"{args.ref.name}+{args.hyp.name}")
+    low, high = text.interval(refs, hyps, level)
+    if args.json:
+        print(json.dumps({**found, "bleu4_interval": [low, high], "draws": text.DRAWS, "seed": text.SEED}, indent=1))
+        return 0
+    print(f"{'metric':<10}{'score':>7}")
+    for name, key in (*((f"BLEU-{n}", f"bleu{n}") for n in range(1, 5)), ("chrF", "chrf"), ("ROUGE-L", "rouge_l")):
+        print(f"{name:<10}{found[key]:>7.2f}"  # type: ignore[literal-required]
+              f"{f'  [{low:.2f}, {high:.2f}]' if key == 'bleu4' else ''}")
+    print("\n".join(found["signatures"].values()))
+    return 0
+
+
+def _note_empty(refs: Collection[Any], hyps: Collection[Any]) -> None:
+    for name, side in (("reference", refs), ("hypothesis", hyps)):
+        if empty := sum(not words for words in side):
+            print(f"note: {empty} of {len(side)} sentences have an empty {name}", file=sys.stderr)
+
+
+def _score_glosses(args: argparse.Namespace, cleanup: str) -> int:
+    """The word error rate in every mode."""
     from slr.metrics import transcripts, wer
 
     refs, hyps, mark_empty = transcripts.read_pair(args.ref, args.hyp)
-    for name, side in (("reference", refs), ("hypothesis", hyps)):
-        if empty := sum(not words for words in side.values()):
-            print(f"note: {empty} of {len(side)} sentences have an empty {name}", file=sys.stderr)
-    found = wer.score(refs, hyps, args.cleanup, f"{args.ref.name}+{args.hyp.name}", mark_empty)
+    _note_empty(refs.values(), hyps.values())
+    found = wer.score(refs, hyps, cleanup, f"{args.ref.name}+{args.hyp.name}", mark_empty)
     if args.json:
         print(json.dumps(found, indent=1))
         return 0
-    best = wer.headline(args.cleanup)
-    low, high = wer.interval(wer.alignments(refs, hyps, best, args.cleanup, mark_empty).values())
+    best = wer.headline(cleanup)
+    low, high = wer.interval(wer.alignments(refs, hyps, best, cleanup, mark_empty).values())
     columns = ("sub", "del", "ins", "err", "ref_words")
     print(f"{'mode':<10}{''.join(name.rjust(10) for name in columns)}{'wer %':>9}")
     for mode, row in found.items():

@@ -68,7 +68,7 @@ def merged_config(args: argparse.Namespace, experiment: Experiment, file: Path |
 
 def _datasets(config: Config) -> tuple[str, ...]:
     """What -ds may say of SPLIT, the first as it is called."""
-    if config.experiment.task == "continuous":
+    if config.experiment.task != "isolated":
         named = config.split.upper().replace("-", "_")
         return tuple(name.lower() for name in ([named] if named in SENTENCE_DATA else SENTENCE_DATA))
     return ("synthetic" if config.split.startswith("demo") else "wlasl", "wlasl")

@@ -79,7 +79,8 @@ def _jobs(verb: Verb) -> None:
 def add_create_options(made: argparse.ArgumentParser) -> None:
     add = made.add_argument
     add("--after", metavar="ID", help="wait until this job is done (ids with commas; `last`: the newest)")
-    add("--init_from", choices=["parent"], help="start from the best checkpoint of the job in --after")
+    add("--init_from", choices=["parent", "parents"], help="start from the best checkpoint of the job in --after (the "
+        "last of them), or from those of all of them")
     add("--seeds", metavar="1-5", help="a job for every seed")
     add("--sweep", action="append", default=[], metavar="SECTION.KEY=A,B", help="a job for every value")
     add("--gpus", type=_count, metavar="N", help="so many GPUs, by torchrun; 0: the CPU (one, where there is one)")
@@ -90,6 +91,7 @@ def add_create_options(made: argparse.ArgumentParser) -> None:
     add("--hold", action="store_true", help="file it in held: `release` lets it start")
     add("--live", action="store_true", help="run the code as it then is, not as it is now")
     add("--no_test", action="store_true", help="train only")
+    add("--extract", action="store_true", help="at last run extract_features.py: who comes --after finds the features")
     add("--to", choices=["slurm"], help="hand it to Slurm")
     add("--slurm_option", action="append", default=[], metavar="=--partition=gpu", help="an option of sbatch")
     add("--dry_run", action="store_true", help="only say what would be queued")

@@ -28,8 +28,8 @@ def config_file(job: Job, state: Path) -> Path:
 
 
 def train(job: Job, state: Path, ranks: int = 1, start_from: str = "", python: str = sys.executable) -> list[str]:
-    """training.py's command line; `start_from` is the checkpoint that the parent hands over."""
-    script = str(home(job, state) / "code" / "training.py")
+    """training.py's command line; `start_from` is what the parents hand over: a checkpoint, or several with commas."""
+    script = _script(job, state, "training")
     launch = [python, script] if ranks < 2 else [
         python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), script]
     changes = dict(job.changes)
@@ -48,11 +48,24 @@ def settings(changes: dict[str, str]) -> list[str]:
 
 def test(job: Job, state: Path, python: str = sys.executable) -> list[str]:
     """testing.py's command line, with the device and the batch that training had."""
+    return [python, _script(job, state, "testing"), "full", *job.words, *_as_trained(job)]
+
+
+def extract(job: Job, state: Path, python: str = sys.executable) -> list[str]:
+    """extract_features.py's command line. It takes up what is there by itself; its batch may have been halved."""
+    return [python, _script(job, state, "extract_features"), *job.words, *_as_trained(job, job.extract_batch)]
+
+
+def _as_trained(job: Job, batch: int = 0) -> list[str]:
+    """The device that training had, and its batch where the que changed that, or else this one."""
     given = [word for place, word in enumerate(job.options)
              if word.partition("=")[0] == "--device" or job.options[place - 1:place] == ["--device"]]
-    batch = job.changes.get("training.batch_size")
-    return [python, str(home(job, state) / "code" / "testing.py"), "full", *job.words, *given,
-            *(["--batch_size", batch] if batch else [])]
+    size = str(batch or job.changes.get("training.batch_size", ""))
+    return [*given, *(["--batch_size", size] if size else [])]
+
+
+def _script(job: Job, state: Path, name: str) -> str:
+    return str(home(job, state) / "code" / f"{name}.py")
 
 
 def environment(job: Job, state: Path) -> dict[str, str]:

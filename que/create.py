@@ -20,7 +20,9 @@ from que.errors import Mistake
 from que.job import STATES, Job, parse_memory, parse_time
 from que.store import Store
 
-FACTS = {"training": ("batch_size", "update_per_step", "precision"), "data": ("num_frames", "frame_size")}
+FACTS = {"experiment": ("task",), "training": ("batch_size", "update_per_step", "precision"),
+         "data": ("num_frames", "frame_size")}
+EXTRACTED = "continuous"  # the task whose models extract_features.py takes
 NOT_QUEUED = {"--print_config": "it trains nothing", "--test_best": "the que tests anyway"}
 
 
@@ -29,17 +31,18 @@ def create(store: Store, args: Namespace, options: list[str]) -> list[Job]:
     options, recover, enumerate_run = own_words(options)
     template = Job(
         args.model, args.split, args.exp_no, options=options, env=commands.kept_environment(), recover=recover,
-        test=not args.no_test, priority=args.priority, gpus=args.gpus,
+        test=not args.no_test, extract=args.extract, priority=args.priority, gpus=args.gpus,
         memory=parse_memory(args.memory) if args.memory else None,
         time_limit=parse_time(args.time) if args.time else None, after=parents(store, args.after),
         init_from=args.init_from or "", note=args.note or "", user=getpass.getuser(), created=time.time(),
         slurm={"options": args.slurm_option} if args.to else {})
     if template.init_from and not template.after:
-        raise Mistake("--init_from parent needs a parent", "no --after", "give --after ID")
+        raise Mistake(f"--init_from {template.init_from} needs a parent", "no --after", "give --after ID")
     drafts, configs = [], []
     for words in sweep(args.seeds, args.sweep):
         draft = replace(template, options=[*options, *words], env=dict(template.env))
         configs.append(resolve(store, draft))
+        check_extraction(draft)
         draft.options = own_config(draft, args.live)
         drafts.append(draft)
     place_runs(store, drafts, enumerate_run or len(drafts) > 1)
@@ -54,6 +57,14 @@ def create(store: Store, args: Namespace, options: list[str]) -> list[Job]:
     texts = dict(zip(map(id, drafts), configs, strict=True))
     return store.add(*drafts, state="held" if args.hold or args.to == "slurm" else "to_run",
                      prepare=lambda job: keep_config(store, job, texts[id(job)]))
+
+
+def check_extraction(job: Job) -> None:
+    """Mistake where extract_features.py would refuse the model, when all else is done."""
+    task = job.facts.get("task", EXTRACTED)  # nobody asked of older jobs
+    if job.extract and task != EXTRACTED:
+        raise Mistake("only models of sentences have features to extract", f"{job.title} is of the task {task}",
+                      "leave --extract out")
 
 
 def keep_config(store: Store, job: Job, text: str) -> None:
@@ -149,7 +160,7 @@ def resolve(store: Store, job: Job) -> str:
 
 
 def _facts(text: str) -> dict[str, Any]:
-    """What a GPU's memory depends on, out of the resolved .ini."""
+    """The task, and what a GPU's memory depends on, out of the resolved .ini."""
     ini = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=None)
     ini.read_string(text)
     found = {}

@@ -126,7 +126,8 @@ def _versions(store: Store) -> list[Finding]:
 
 
 def _scripts(store: Store) -> list[Finding]:
-    missing = [name for name in ("training.py", "testing.py") if not (commands.ROOT / "code" / name).is_file()]
+    missing = [name for name in ("training.py", "testing.py", "extract_features.py")
+               if not (commands.ROOT / "code" / name).is_file()]
     if missing or importlib.util.find_spec("torch") is None:
         return [("bad", "scripts", f"{', '.join(missing) or 'torch'} is missing")]
     return [("ok", "scripts", f"{commands.ROOT / 'code'}")]

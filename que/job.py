@@ -11,6 +11,7 @@ from que.errors import Mistake
 VERSION = 1
 STATES = ("to_run", "cur_run", "old_runs", "fail_runs", "held")
 TRASH = "trash"  # removed jobs, until `clear trash`
+STAGES = ("train", "test", "extract")  # in this order; the later ones are fields of the job, true where it has them
 SHORT = {"new": "to_run", "tr": "to_run", "cur": "cur_run", "cr": "cur_run", "old": "old_runs", "or": "old_runs",
          "fail": "fail_runs", "fr": "fail_runs", "hold": "held"}
 
@@ -29,18 +30,20 @@ class Job:
     facts: dict[str, Any] = field(default_factory=dict)     # batch_size, num_frames, … of the resolved .ini
     snapshot: str = ""                  # the code as it was; "" = live
     test: bool = True                   # testing.py full afterwards
+    extract: bool = False               # extract_features.py at last
+    extract_batch: int = 0              # its --batch_size, where memory was too small for training's
     order: float = 0.0
     priority: int = 0
     gpus: int | None = None             # None: one where there is one, else a CPU slot; 0: a CPU slot
     memory: int | None = None           # of each GPU, shared with others; None: the GPU is the job's alone
     time_limit: float | None = None     # seconds of one attempt
     after: list[str] = field(default_factory=list)      # ids that have to be done first
-    init_from: str = ""                 # "parent": the best checkpoint of the last of `after`
+    init_from: str = ""                 # "parent": the best checkpoint of the last of `after`; "parents": of all
     note: str = ""
     user: str = ""
     created: float = 0.0
     ended: float | None = None
-    stage: str = "train"                # or "test"
+    stage: str = "train"                # one of STAGES
     recover: bool = False               # the next training goes on with -r
     changes: dict[str, str] = field(default_factory=dict)   # what the que set: {"training.batch_size": "4"}
     not_before: float = 0.0
@@ -66,6 +69,22 @@ class Job:
     @property
     def number(self) -> int:
         return int(self.id[1:])
+
+    @property
+    def next_stage(self) -> str:
+        """What is to be done when the present stage is; "" where nothing is."""
+        return next((stage for stage in STAGES[STAGES.index(self.stage) + 1:] if getattr(self, stage)), "")
+
+    @property
+    def done(self) -> str:
+        """All that it does, as done: `trained`, `trained and tested`, `trained, tested and extracted`."""
+        words = [f"{stage}ed" for stage in STAGES if stage == "train" or getattr(self, stage)]
+        return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+    @property
+    def givers(self) -> list[str]:
+        """The ids of those whose best checkpoints it starts from."""
+        return {"parent": self.after[-1:], "parents": [*dict.fromkeys(self.after)]}.get(self.init_from, [])
 
     def to_json(self) -> str:
         content = {k: v for k, v in vars(self).items() if k != "state"}
@@ -116,6 +135,8 @@ def from_json(text: str | bytes) -> Job:
             raise ValueError(f"{name} is {inside!r}")
     if not re.fullmatch(r"j[1-9]\d{0,14}", job.id) or not abs(job.order) < 1 << 50:
         raise ValueError(f"id is {job.id!r} and order {job.order}")
+    if job.stage not in STAGES:
+        raise ValueError(f"stage is {job.stage!r}")
     return job
 
 

@@ -1,8 +1,9 @@
 """Past one machine: a job is handed to Slurm as a plain sbatch script, and its states are read back into the folders.
 
-The script trains, tests, and has Slurm take the job back (`scontrol requeue`) whenever training has saved and left with
-75. Any other end is final: the que neither resubmits nor halves batches there; `que recover` hands the job over anew.
-The state folder, the code and the data have to lie where the nodes see them; no accounting (sacct) is needed.
+The script trains, tests, extracts features where that is asked for, and has Slurm take the job back (`scontrol
+requeue`) whenever training or extraction has saved and left with 75. Any other end is final: the que neither resubmits
+nor halves batches there; `que recover` hands the job over anew. The state folder, the code
+and the data have to lie where the nodes see them; no accounting (sacct) is needed.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from que import commands, disk, worker
 from que.errors import DONE, INTERRUPTED, MISTAKE, NON_FINITE, NOTHING, OUT_OF_MEMORY, Changed, Mistake
-from que.job import Job
+from que.job import STAGES, Job
 from que.store import Store
 
 NOTICE = 120  # seconds between Slurm's signal and the time limit; a third of a short limit
@@ -71,7 +72,7 @@ def submit(store: Store, job: Job) -> Job:
         number = next(iter(known), "")
         if not number:
             text = script_text(store, job, parents(store, job))
-            for ending in (".end", ".trained"):
+            for ending in (".end", ".trained", ".tested"):
                 Path(files + ending).unlink(missing_ok=True)
             disk.write(Path(files + ".sh"), text, store.folder / "tmp" / f"{job.id}.sh")
             number = _ask("sbatch", "--parsable", files + ".sh").split(";")[0].strip()
@@ -111,10 +112,11 @@ def script_text(store: Store, job: Job, dependency_ids: list[str]) -> str:
     environment = {**commands.environment(job, folder), **({"CUDA_VISIBLE_DEVICES": ""} if job.gpus == 0 else {})}
     train = commands.train(replace(job, recover=False), folder, gpus)
     words = {"train": train, "again": commands.train(replace(job, recover=True), folder, gpus),
-             "test": commands.test(job, folder) if job.test else []}
-    parent = store.find(job.after[-1]) if job.init_from == "parent" else None
+             "test": commands.test(job, folder) if job.test else [],
+             "extract": commands.extract(job, folder) if job.extract else [],
+             "parents": [store.find(parent).run for parent in job.givers]}
     facts = {"python": train[0], "run": job.run, "files": _files(store, job.id), "recover": str(int(job.recover)),
-             "stage": job.stage, "parent": parent.run if parent else "", "root": str(commands.ROOT)}
+             "stage": job.stage, "root": str(commands.ROOT)}
     return "\n".join((
         "#!/bin/bash", *(f"#SBATCH {_quoted(option)}" for option in asked), "",
         f"# {' '.join(job.title.split())}: job {job.id} of the que.", "",
@@ -162,7 +164,7 @@ def _note(store: Store, job: Job, number: str) -> None:
 
 
 def _files(store: Store, job_id: str) -> str:
-    """.sh, the script; .trained, it has got as far as testing; .end, how it ended; .lock, of `submit`."""
+    """.sh, the script; .trained and .tested, how far it has got; .end, how it ended; .lock, of `submit`."""
     return str(store.folder / "slurm" / job_id)
 
 
@@ -271,7 +273,8 @@ def _ended(store: Store, job: Job) -> None:
 def _judged(job: Job, end: End) -> tuple[str, str]:
     """(Cause, reason) of an end."""
     if end.code == DONE:
-        return "done", "trained and tested" if end.stage == "test" else "trained"
+        last = end.stage == "extract"
+        return "done", replace(job, test=end.stage == "test" or last and job.test, extract=last and job.extract).done
     cause, why = CAUSES.get(end.code, "crashes"), ""
     if end.code in (-1, INTERRUPTED) or end.code > 128:  # the script and its children were killed, or told to end
         cause, why = _slurm_says(job.slurm["job"], cause)
@@ -295,7 +298,7 @@ def _slurm_says(number: str, cause: str) -> tuple[str, str]:
 def _end_file(files: str) -> End:
     try:
         code, stage, begun, ended, *words = Path(files + ".end").read_text(encoding="utf-8").split()
-        return End(int(code), stage, float(begun), float(ended), " ".join(words))
+        return End(int(code), stage if stage in STAGES else "", float(begun), float(ended), " ".join(words))
     except (OSError, ValueError):
         return End(-1, "", 0.0, time.time(), "")
 
@@ -310,10 +313,10 @@ print(*value if isinstance(value, list) else [] if value is None else [value])' 
 
 hand_on() {  # the signal goes to the ranks alone: torchrun's agent and the data workers would die of it
   signalled=1
-  if [ "$stage" = test ]; then
-    [ "$tested_before" ] || kill -TERM "$!"  # a whole attempt was too short for testing: so would be the next
-    return
-  fi
+  case $stage in
+    test) [ "$tested_before" ] || kill -TERM "$!"; return;;  # a whole attempt was too short: so would be the next
+    extract) kill -TERM "$!"; return;;  # what is extracted is kept: each attempt gets further
+  esac
   until pids=$(look pids); [ "$pids" ]; do  # until training can hear it
     kill -0 "$!" 2>/dev/null || return
     sleep 0.5
@@ -345,17 +348,23 @@ signalled= stopped= tested_before=
 trap hand_on USR1      # before the time limit, or from whoever wants the node
 trap 'stopped=1' TERM  # Slurm ends the job: training has got this signal too, and saves
 rm -f "$files.end"
-[ -e "$files.trained" ] && stage=test
+[ "$stage" = train ] && [ -e "$files.trained" ] && stage=test
+[ "$stage" = test ] && { [ -e "$files.tested" ] || [ ${#test[@]} -eq 0 ]; } && [ ${#extract[@]} -gt 0 ] && stage=extract
 [ "$stage" = test ] && tested_before=1
 
 if [ "$stage" = train ]; then
   if (( recover || ${SLURM_RESTART_COUNT:-0} )) && [ -e "$run/config.ini" ]; then
     train=("${again[@]}")  # what it started from stands in the run's own config.ini
-  elif [ "$parent" ]; then
+  elif [ ${#parents[@]} -gt 0 ]; then
     start=$("$python" -c 'import json, os, sys
-checkpoint = json.load(open(sys.argv[1] + "/status.json"))["checkpoint"]
-print(repr(os.path.join(sys.argv[2], checkpoint)))' "$parent" "$root") ||
-      finish 2 "there is no checkpoint to start from in $parent"
+found = []
+for run in sys.argv[2:]:
+    try:
+        found.append(os.path.join(sys.argv[1], json.load(open(run + "/status.json"))["checkpoint"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        sys.exit(print(run) or 1)
+print(repr(", ".join(found)))' "$root" "${parents[@]}") ||
+      finish 2 "there is no checkpoint to start from in $start"
     train+=(--set "model_params.init_from=$start")
   fi
   attempt "${train[@]}"
@@ -367,11 +376,21 @@ print(repr(os.path.join(sys.argv[2], checkpoint)))' "$parent" "$root") ||
   touch "$files.trained"
 fi
 
-if [ ${#test[@]} -gt 0 ]; then
+if [ ${#test[@]} -gt 0 ] && [ "$stage" != extract ]; then
   stage=test
   attempt "${test[@]}"
   code=$?
   [ "$code" != 0 ] && [ "$signalled" ] && [ ! "$tested_before" ] && requeue
+  [ "$code" = 0 ] || finish "$code"
+  touch "$files.tested"
+fi
+
+if [ ${#extract[@]} -gt 0 ]; then
+  stage=extract
+  attempt "${extract[@]}"
+  code=$?
+  [ "$code" = 75 ] && requeue
+  [ "$code" = 143 ] && [ "$signalled" ] && requeue  # the signal came before it could hear any
   [ "$code" = 0 ] || finish "$code"
 fi
 finish 0

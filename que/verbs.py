@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -259,12 +259,17 @@ def _count(text: str) -> int | None:
     return None if text.lower() == "none" else int(text)
 
 
+def _truth(text: str) -> bool:
+    return {"false": False, "true": True}[text.lower()]
+
+
 EDITABLE: dict[str, Any] = {  # how a value is read, and what it is
     "priority": (int, "a whole number"), "gpus": (_count, "a number of GPUs, or none"),
     "memory": (lambda text: None if text.lower() == "none" else parse_memory(text), "8G, or none"),
     "time_limit": (lambda text: None if text.lower() == "none" else parse_time(text), "12h, or none"),
-    "note": (str, "any text"), "test": (lambda text: ("false", "true").index(text.lower()) == 1, "true or false"),
-    "init_from": (lambda text: ("", "parent")[("none", "parent").index(text.lower())], "parent or none")}
+    "note": (str, "any text"), "test": (_truth, "true or false"), "extract": (_truth, "true or false"),
+    "init_from": (lambda text: {"none": "", "parent": "parent", "parents": "parents"}[text.lower()],
+                  "parent, parents or none")}
 
 
 def do_edit(store: Store, args: Namespace) -> Answer:
@@ -279,11 +284,15 @@ def do_edit(store: Store, args: Namespace) -> Answer:
                       f"there are after, {', '.join(EDITABLE)}, and section.key")
     try:
         value = _parents(store, job, args.value) if args.key == "after" else EDITABLE[args.key][0](args.value)
-    except ValueError:
+    except (ValueError, KeyError):
         raise Mistake(f"{args.key} cannot be that", repr(args.value), f"give {EDITABLE[args.key][1]}") from None
-    if (value if args.key == "init_from" else job.init_from) and not (value if args.key == "after" else job.after):
-        raise Mistake("init_from parent needs a parent", f"{job.id} is after none", "edit after, or init_from to none")
-    job = store.update(job.id, lambda j: vars(j).update({args.key: value}), only=(job.state,))
+    change: dict[str, Any] = {args.key: value}
+    wanted = replace(job, **change)
+    if wanted.init_from and not wanted.after:
+        raise Mistake(f"init_from {wanted.init_from} needs a parent", f"{job.id} is after none",
+                      "edit after, or init_from to none")
+    create.check_extraction(wanted)
+    job = store.update(job.id, lambda j: vars(j).update(change), only=(job.state,))
     return Answer(f"{job.id} {job.title}: {args.key} = {value}", [job])
 
 

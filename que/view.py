@@ -87,7 +87,7 @@ def cells(job: dict[str, Any]) -> dict[str, str]:
     """A row as words."""
     best, now = job["best"] or {}, time.time()
     done = "" if job["progress"] is None else f"{100 * job['progress']:3.0f} %  {job['epoch']}/{job['epochs']}"
-    doing = "testing" if job["stage"] == "test" and job["state"] == "cur_run" else done
+    doing = f"{job['stage']}ing" if job["stage"] != "train" and job["state"] == "cur_run" else done
     started, ended = job["started"], job["ended"]
     return {"idx": str(job["index"]), "id": job["id"], "experiment": job["title"] + (f"  {job['note']}" if job["note"]
                                                                                        else ""),

@@ -1,4 +1,5 @@
-"""Runs one job: training.py, then testing.py full, as plain child processes, and files it where it then belongs.
+"""Runs one job: training.py, testing.py full and, where that is asked for, extract_features.py, as plain child
+processes, and files it where it then belongs.
 
 A worker is a process of its own, which the daemon starts with the job's lease: a locked file that any kill sets free.
 What the children leave behind, exit code and status.json, is judged in one place, `judge`.
@@ -73,13 +74,13 @@ class Worker:
         return end
 
     def run(self) -> End:
-        """Train and test; every stage that is over is on record before the next one starts."""
+        """Train, test, extract; every stage that is over is on record before the next one starts."""
         while self.stopping in ("", "timeout"):  # a limit is that of one stage
             self.stopping, self.ladder = "", None
             end = self.judge(self.stage())
-            if end.cause != "trained":
+            if end.to != "cur_run":
                 return end
-            self.update(stage="test", recover=False, attempts=self._attempts(end))
+            self.update(**end.change, attempts=self._attempts(end))
         return self._stopped()
 
     def clear(self) -> End:
@@ -93,9 +94,9 @@ class Worker:
         if "ended" in last:
             return self._stopped() if self.stopping else self._again("interrupts", "its worker died before it began")
         end = self.judge(None)
-        if end.cause == "trained":  # nobody was there to see it
-            self.update(stage="test", recover=False, attempts=self._attempts(end))
-            return End("to_run", "interrupts", "trained, its worker died; to be tested")
+        if end.to == "cur_run":  # nobody was there to see it
+            self.update(**end.change, attempts=self._attempts(end))
+            return End("to_run", "interrupts", f"{end.reason}, its worker died; to be {self.job.stage}ed")
         return end
 
     def stage(self) -> int:
@@ -149,7 +150,7 @@ class Worker:
             used = max((sum(size for pid, size in gpu.used_by.items() if pid in mine) for gpu in gpus.read_gpus()),
                        default=0)
             self._peak = max(used, self._peak)
-            whole = self.told.get("epoch") or self.job.stage == "test"  # before, most of it is still to come
+            whole = self.told.get("epoch") or self.job.stage != "train"  # before, most of it is still to come
             if whole and self._peak > 1.02 * self.job.peak:
                 self.job = self.store.update(self.job.id, lambda job: vars(job).update(peak=self._peak),
                                              only=("cur_run",))
@@ -168,11 +169,12 @@ class Worker:
         if told.get("exit_code") is not None:  # torchrun makes a 1 of every code
             code = told["exit_code"]
         reason = str(told.get("reason") or "") or last_line(self.store.log(self.job.id))
-        if code == DONE and (self.job.stage == "test" or not self.job.test):
-            return End("old_runs", "done", "trained and tested" if self.job.test else "trained")
-        if code == DONE:  # to be tested, by another worker if this one has to stop
-            return self._stopped(stage="test", recover=False) if self.stopping in STOPS else \
-                End("cur_run", "trained", "trained")
+        if code == DONE and not self.job.next_stage:
+            return End("old_runs", "done", self.job.done)
+        if code == DONE:  # the next stage, by another worker if this one has to stop
+            change: dict[str, Any] = {"stage": self.job.next_stage, "recover": False}
+            word = f"{self.job.stage}ed"
+            return self._stopped(**change) if self.stopping in STOPS else End("cur_run", word, word, change)
         if self.stopping:
             return self._stopped()
         if code in HOPELESS:
@@ -207,9 +209,11 @@ class Worker:
 
     def _out_of_memory(self, reason: str) -> End:
         """Half the batch, and as many more steps to gather: the optimiser sees what it would have seen."""
-        batch, half = self.batch, self.batch // 2
-        if half < self.ranks:
+        batch, half, extracts = self.batch, self.batch // 2, self.job.stage == "extract"
+        if half < (1 if extracts else self.ranks):
             return End("fail_runs", "ooms", f"{reason} (the batch of {batch or 'unknown size'} cannot be halved)")
+        if extracts:  # its batch is nobody else's: training keeps its own, should it ever go on
+            return self._again("ooms", f"{reason} (batch {batch} -> {half})", extract_batch=half, peak=0)
         whole = (self.job.facts.get("batch_size") or batch) * (self.job.facts.get("update_per_step") or 1)
         changes = {**self.job.changes, "training.batch_size": str(half),
                    "training.update_per_step": str(max(1, round(whole / half)))}
@@ -222,8 +226,9 @@ class Worker:
 
     @property
     def batch(self) -> int:
-        """0 where the config told none."""
-        return int(self.job.changes.get("training.batch_size") or self.job.facts.get("batch_size") or 0)
+        """Of the present stage; 0 where the config told none."""
+        own = self.job.extract_batch if self.job.stage == "extract" else 0
+        return int(own or self.job.changes.get("training.batch_size") or self.job.facts.get("batch_size") or 0)
 
     # --- children
 
@@ -234,7 +239,10 @@ class Worker:
     def command(self) -> list[str]:
         if self.job.stage == "test":
             return commands.test(self.job, self.store.folder)
-        return commands.train(self.job, self.store.folder, self.ranks, self._parents_checkpoint())
+        if self.job.stage == "extract":
+            return commands.extract(self.job, self.store.folder)
+        start_from = ", ".join(map(self._checkpoint_of, self.job.givers))
+        return commands.train(self.job, self.store.folder, self.ranks, start_from)
 
     def environment(self) -> dict[str, str]:
         """GPUs by UUID: CUDA numbers them unlike NVML."""
@@ -244,10 +252,8 @@ class Worker:
         return {**threads, **commands.environment(self.job, self.store.folder),
                 "CUDA_VISIBLE_DEVICES": "" if on_cpu else ",".join(devices)}
 
-    def _parents_checkpoint(self) -> str:
-        if self.job.init_from != "parent":
-            return ""
-        parent = self.store.find(self.job.after[-1])
+    def _checkpoint_of(self, parent_id: str) -> str:
+        parent = self.store.find(parent_id)
         checkpoint = commands.ROOT / (commands.status(parent).get("checkpoint") or parent.run)
         if not checkpoint.is_file():
             raise Mistake(f"{parent.id} ({parent.title}) has no checkpoint to start from", str(checkpoint),

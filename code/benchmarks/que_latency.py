@@ -122,7 +122,7 @@ class Que(Spooler):
         self.que = shutil.copytree(ROOT / "que", self.code.parent / "que", ignore=shutil.ignore_patterns("state"))
         (self.folder / "gpus.json").write_text(json.dumps([{"uuid": "GPU-fake", "total": 80 << 30}]))
         self.store = Store(self.folder / "state")
-        self.store.write_json("settings.json", {"settle": 0.0})
+        self.store.write_json("settings.json", {"settle": 0.0, "disk": 0})
         with mock.patch("os.fsync"):  # filing thousands, each safe on the disk, would take minutes
             self.store.add(*(self.job(name, 1000) for name in itertools.islice(self.names, jobs)))
         os.sync()

@@ -97,6 +97,15 @@ _ENTRIES += [_sentence(entry, _STRIDES[entry.name]) for entry in _ENTRIES]
 _ENTRIES.append(replace(_isolated("MambaSLR", "slr.models.mamba:build_for_sentences", frames=400, size=224, **IMAGENET),
                         task="continuous", fewest_pixels=16, drop_path=0.4, heatmaps=True, stride=1))
 
+
+def _translation(name: str) -> Entry:
+    """Glosses, or what another model sees in a sentence, to text; frames are as that one takes them."""
+    base = _isolated(name, f"slr.models.sign2text:{name}", frames=400, size=224, **KINETICS)
+    return replace(base, task="translation")
+
+
+_ENTRIES += [_translation("Gloss2Text"), _translation("Sign2Text")]
+
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 # R2Plus1D_18 needs no quotes in a shell; MViT_v2S and MViT_v1B are the old program's names.

@@ -8,9 +8,11 @@ A file is a dict that `torch.load(weights_only=True)` admits:
 The old program's files load too: a bare state_dict, or a dict with `model_state_dict` and little else.
 """
 
+import hashlib
 import os
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,16 @@ def versions() -> dict[str, str]:
 
     return {"python": platform.python_version(), "torch": str(torch.__version__),
             "torchvision": str(torchvision.__version__), "numpy": numpy.__version__}
+
+
+def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and numbers of the weights, however their file was written."""
+    whole = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return whole.hexdigest()
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

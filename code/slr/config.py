@@ -23,8 +23,11 @@ from slr import catalogue
 from slr.errors import Mistake
 from slr.paths import Experiment, existing_experiments, shown
 
-TASKS = {"isolated": "slr.tasks.isolated:Isolated", "continuous": "slr.tasks.continuous:Continuous"}
-METRICS = {"isolated": ("loss", "acc"), "continuous": ("loss", "wer")}  # of a set, by task; all but acc fall
+TASKS = {"isolated": "slr.tasks.isolated:Isolated", "continuous": "slr.tasks.continuous:Continuous",
+         "translation": "slr.tasks.translation:Translation"}
+# of a set, by task; the last one picks best.pth unless the .ini says otherwise (of signs the loss does)
+METRICS = {"isolated": ("loss", "acc"), "continuous": ("loss", "wer"), "translation": ("loss", "bleu4")}
+RISING = ("acc", "bleu4")  # the higher, the better
 LENGTHS = 4  # frames of a sentence in training come in multiples of this
 
 
@@ -50,7 +53,7 @@ class TrainingSection:
     update_per_step: int = key(low=1)  # forward passes of one optimiser step
     max_epoch: int = key(low=1)
     save_every: int = key(5, low=1)  # epochs between numbered checkpoints
-    best_metric: str = key("auto", choices=("auto", "loss", "acc", "wer"))  # of validation: what picks best.pth
+    best_metric: str = key("auto", choices=("auto", "loss", "acc", "wer", "bleu4"))  # of validation: picks best.pth
     precision: str = key("auto", choices=("auto", "fp32", "bf16", "fp16"))  # auto: bf16 on a GPU that has it
     clip_norm: float = key(0.0, low=0)  # largest gradient norm, 0 = no clipping
     label_smoothing: float = key(0.0, low=0, high=0.999)
@@ -73,6 +76,9 @@ class OptimizerSection:
     classifier_weight_decay: float = key(low=0)
     betas: tuple[float, float] = key((0.9, 0.999))
     layer_decay: float = key(1.0, above=0, high=1)  # of the rates, a factor for each layer towards the input; 1 = off
+    mapper_init_lr: float | None = key(None, low=0)  # Sign2Text's mapper; None: the classifier's
+    translator_init_lr: float | None = key(None, low=0)  # and its translator, or Gloss2Text; None: the classifier's
+    translator_weight_decay: float | None = key(None, low=0)  # None: the classifier's
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class ModelSection:
     init_from: str = key("")  # a checkpoint of another experiment, or its MODEL/SPLIT/EXP_NO
     bn_momentum: float | None = key(None, above=0, high=1)  # None: 0.001 when pretrained, 0.1 from scratch
     frozen_blocks: int | None = key(None, low=0, high=4)  # S3D_CTC: stay as they start; None: 1, from scratch 0
+    last_relu: bool | None = key(None)  # S3D_CTC's head: behind its last convolution; None: yes. SLRT's weights: no
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,44 @@ class MambaSection:
 
 
 @dataclass(frozen=True)
+class TranslationSection:
+    """From what is signed to a spoken sentence; of the task `translation`."""
+
+    translator: str = key("small", choices=("small", "mbart"))
+    language: str = key("auto")  # of the text: de_DE, zh_CN, en_XX, …; auto: as SPLIT is called
+    gloss_language: str = key("auto")  # de_DGS, zh_CSL, …; auto: the one that goes with SPLIT
+    # the small translator
+    tokens: str = key("word", choices=("word", "char", "pieces"))
+    pieces: int = key(1000, low=16)  # SentencePiece's vocabulary, where tokens = 'pieces'
+    width: int = key(256, low=4)
+    layers: int = key(3, low=1)  # of the encoder, and as many of the decoder
+    heads: int = key(4, low=1)
+    ffn: int = key(1024, low=1)
+    dropout: float = key(0.3, low=0, high=1)  # of either translator
+    # mBART
+    mbart: str = key("facebook/mbart-large-cc25")  # a folder (pruned: preprocess.py --prune_mbart), or the hub's name
+    attention_dropout: float = key(0.1, low=0, high=1)
+    freeze_text: bool = key(False)  # its table of tokens stays as it is
+    freeze_gloss: bool = key(False)  # Gloss2Text: so do the glosses' embeddings
+    # signing to text
+    features: str = key("")  # extract_features.py's folder, MODEL/SPLIT/EXP_NO or SLRT's pickles; "": from the video
+    visual: str = key("S3D_CTC")  # whose gloss head reads them, where no checkpoint says it
+    mapper: str = key("projection", choices=("projection", "embedding"))  # of gloss features, or of probabilities
+    scratch: bool = key(False)  # start without the checkpoints of model_params.init_from
+    # losses
+    smoothing: float = key(0.2, low=0, high=0.999)
+    per_token: bool = key(False)  # a sentence's loss is the mean over its tokens, not the sum
+    ctc_weight: float = key(1.0, low=0)
+    text_weight: float = key(1.0, low=0)
+    # search
+    beam_width: int = key(5, low=1)  # in tests; validation takes the likeliest token each time
+    length_penalty: float = key(1.0)  # log-probabilities are divided by length to this power
+    max_length: int = key(100, low=1)  # tokens of a sentence
+    sweep_beams: tuple[int, ...] = key((), low=1)  # tests try these on the validation set, and these
+    sweep_penalties: tuple[float, ...] = key(())  # length penalties; the best pair is used on the test set
+
+
+@dataclass(frozen=True)
 class SchedulerSection:
     """The learning rate's plan; an absent section is a constant rate."""
 
@@ -179,11 +224,11 @@ class EarlyStoppingSection:
 
 SECTIONS: dict[str, type] = {
     "experiment": ExperimentSection, "training": TrainingSection, "optimizer": OptimizerSection,
-    "model_params": ModelSection, "mamba": MambaSection, "data": DataSection, "decoding": DecodingSection,
-    "scheduler": SchedulerSection, "early_stopping": EarlyStoppingSection,
+    "model_params": ModelSection, "mamba": MambaSection, "translation": TranslationSection, "data": DataSection,
+    "decoding": DecodingSection, "scheduler": SchedulerSection, "early_stopping": EarlyStoppingSection,
 }
-# mamba: there for MambaSLR, decoding: for sentences, and only there
-OPTIONAL = ("mamba", "decoding", "scheduler", "early_stopping")
+# mamba: there for MambaSLR, decoding: for sentences, translation: for their texts, and only there
+OPTIONAL = ("mamba", "translation", "decoding", "scheduler", "early_stopping")
 
 # Which keys each plan reads; the others of its section are accepted (old files hold them) and do nothing.
 _WARMUP = {"type", "start_factor", "end_factor", "warmup_epochs", "every"}
@@ -216,6 +261,7 @@ class Config:
     optimizer: OptimizerSection
     model_params: ModelSection
     mamba: MambaSection | None
+    translation: TranslationSection | None
     data: DataSection
     decoding: DecodingSection | None
     scheduler: SchedulerSection | None
@@ -225,9 +271,9 @@ class Config:
     @property
     def best_metric(self) -> tuple[str, str]:
         """(Name, min or max) of the validation figure that picks best.pth."""
-        auto = "wer" if self.experiment.task == "continuous" else "loss"
+        auto = "loss" if self.experiment.task == "isolated" else METRICS[self.experiment.task][-1]
         name = auto if self.training.best_metric == "auto" else self.training.best_metric
-        return name, "max" if name == "acc" else "min"
+        return name, "max" if name in RISING else "min"
 
     def sections(self) -> dict[str, Any]:
         """The sections that are there, by name."""
@@ -268,6 +314,10 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     """The same from the text of a file; `source` is what error messages call it."""
     raw = _parse_ini(text, source)
     notices: list[str] = []
+    model = catalogue.canonical(experiment.model)
+    translates = catalogue.MODELS[model].task == "translation"
+    if translates:
+        raw.setdefault("model_params", {}).setdefault("drop_p", 0.1)  # of the gloss head
     _understand_old_form(raw, notices, source)
     for name in raw:
         if name not in SECTIONS:
@@ -275,16 +325,33 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     for name, value in (overrides or {}).items():
         section, _, item = name.partition(".")
         raw.setdefault(section, {})[item] = _override(section, item, value)
+    if translates:
+        _fill_in(raw, model)
     sections = {name: _build(name, raw.get(name), notices, source) for name in SECTIONS}
-    if sections["experiment"].task == "continuous" and not sections["decoding"]:
+    if sections["experiment"].task in ("continuous", "translation") and not sections["decoding"]:
         sections["decoding"] = DecodingSection()
-    if catalogue.canonical(experiment.model) == "MambaSLR" and not sections["mamba"]:
+    if sections["experiment"].task == "translation" and not sections["translation"]:
+        sections["translation"] = TranslationSection()
+    if model == "MambaSLR" and not sections["mamba"]:
         sections["mamba"] = MambaSection()
     if sections["scheduler"]:
         sections["scheduler"] = _without_idle_keys(sections["scheduler"], notices)
-    config = Config(catalogue.canonical(experiment.model), experiment.split, experiment.exp_no, **sections)
+    config = Config(model, experiment.split, experiment.exp_no, **sections)
     _check(config, source)
     return dataclasses.replace(config, notices=tuple(notices))
+
+
+def _fill_in(raw: dict[str, dict[str, Any]], model: str) -> None:
+    """What a translation's .ini need not say: clips that no translator sees, rates of parts that it does not have, and
+    pretrained weights that only mBART has."""
+    data, rates = raw.setdefault("data", {}), raw.setdefault("optimizer", {})
+    data.setdefault("num_frames", catalogue.MODELS[model].default_frames)
+    data.setdefault("frame_size", catalogue.MODELS[model].default_size)
+    for end in ("init_lr", "weight_decay"):
+        given = [rates[f"{part}_{end}"] for part in ("classifier", "translator") if f"{part}_{end}" in rates]
+        for part in ("backbone", "classifier") if given else ():
+            rates.setdefault(f"{part}_{end}", given[0])
+    raw["model_params"].setdefault("pretrained", raw.get("translation", {}).get("translator") == "mbart")
 
 
 def _override(section: str, item: str, text: str) -> Any:
@@ -508,7 +575,8 @@ def _check(config: Config, source: str) -> None:
         _check_scheduler(config.scheduler, source)
     _check_metrics(config, source)
     _check_heatmaps(config, source)
-    (_check_sentences if config.experiment.task == "continuous" else _check_signs)(config, source)
+    (_check_signs if config.experiment.task == "isolated" else _check_sentences)(config, source)
+    _check_translation(config, source)
     if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
         raise Mistake(f"{source}: optimizer.betas out of range", repr(config.optimizer.betas), "each is in [0, 1)")
     if any(j < 0 for j in config.data.jitter) or config.data.jitter[3] > 0.5:
@@ -523,9 +591,9 @@ def _check_metrics(config: Config, source: str) -> None:
                       f"it is {' or '.join(known)}")
     if config.early_stopping:
         part, metric = config.early_stopping.metric
-        if part not in ("train", "val") or metric not in known or (part, metric) == ("train", "wer"):
+        if part not in ("train", "val") or metric not in known or (part == "train" and metric in ("wer", "bleu4")):
             raise Mistake(f"{source}: early_stopping.metric cannot be {config.early_stopping.metric}", "",
-                          f"it is ('val' or 'train', {' or '.join(map(repr, known))}); wer only of val")
+                          f"it is ('val' or 'train', {' or '.join(map(repr, known))}); wer and bleu4 only of val")
 
 
 def _check_heatmaps(config: Config, source: str) -> None:
@@ -561,6 +629,36 @@ def _check_sentences(config: Config, source: str) -> None:
         raise Mistake(f"{source}: scheduler.mode cannot be max", "sentences have no accuracy to watch", "give min")
 
 
+def _check_translation(config: Config, source: str) -> None:
+    """[translation] is there for that task alone; a key that would do nothing to the model is a mistake."""
+    keys, gloss2text = config.translation, config.model == "Gloss2Text"
+    own = ("mapper_init_lr", "translator_init_lr", "translator_weight_decay")
+    if config.experiment.task != "translation":
+        held = [f"optimizer.{name}" for name in own if getattr(config.optimizer, name) is not None]
+        if keys or held:
+            raise Mistake(f"{source}: {'[translation]' if keys else held[0]} is of Gloss2Text and Sign2Text",
+                          f"the model is {config.model}", "leave it out")
+        return
+    assert keys
+    if keys.translator == "small" and keys.width % (2 * keys.heads):
+        raise Mistake(f"{source}: translation.width is no multiple of twice its heads", f"{keys.width}, {keys.heads}",
+                      f"give {keys.width // (2 * keys.heads) * 2 * keys.heads or 2 * keys.heads}")
+    if bool(keys.sweep_beams) != bool(keys.sweep_penalties):
+        raise Mistake(f"{source}: translation.sweep_beams and sweep_penalties belong together",
+                      f"{keys.sweep_beams} and {keys.sweep_penalties}", "give both, or neither")
+    idle: dict[str, Any] = {"freeze_gloss": False}
+    if gloss2text:
+        idle = {"features": "", "visual": "S3D_CTC", "scratch": False, "mapper": "projection", "ctc_weight": 1.0,
+                "text_weight": 1.0, **({"freeze_text": False} if keys.translator == "small" else {})}
+    for name, default in idle.items():
+        if getattr(keys, name) != default:
+            raise Mistake(f"{source}: translation.{name} does nothing to {config.model}",
+                          repr(getattr(keys, name)), "leave the key out")
+    if config.optimizer.layer_decay != 1:
+        raise Mistake(f"{source}: optimizer.layer_decay does nothing to {config.model}",
+                      repr(config.optimizer.layer_decay), "leave the key out")
+
+
 def _check_signs(config: Config, source: str) -> None:
     if config.decoding:
         raise Mistake(f"{source}: [decoding] is of sentences", f"the task is {config.experiment.task}",
@@ -578,11 +676,13 @@ def _check_model(config: Config, source: str) -> None:
     entry, keys = catalogue.MODELS[config.model], config.model_params
     for name, has, what in (("bn_momentum", entry.batch_norm, "batch-norm"),
                             ("drop_path", entry.drop_path is not None, "stochastic depth"),
-                            ("frozen_blocks", entry.freezable, "blocks that can be frozen")):
+                            ("frozen_blocks", entry.freezable, "blocks that can be frozen"),
+                            ("last_relu", entry.freezable, "head with one ReLU more or less")):
         if getattr(keys, name) is not None and not has:
             raise Mistake(f"{source}: {config.model} has no {what}", f"model_params.{name} = {getattr(keys, name)}",
                           "leave the key out")
-    if entry.weights is None and (keys.weights or keys.pretrained and not keys.init_from):
+    mbart = config.translation and config.translation.translator == "mbart"
+    if entry.weights is None and (keys.weights or keys.pretrained and not (keys.init_from or mbart)):
         raise Mistake(f"{source}: there are no pretrained weights of {config.model}",
                       f"model_params.{'weights' if keys.weights else 'pretrained'}",
                       "set model_params.pretrained = False; model_params.init_from takes a checkpoint of yours")

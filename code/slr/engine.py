@@ -469,9 +469,11 @@ def _validate(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper:
     """The figures of each of the candidates; of none without a validation set."""
     if loader is None:
         return {}
+    task = training.task
     try:
-        return {name: evaluate(training.task, loader, training.runtime, model=model, dtype=training.plan.dtype,
-                               bar=training.plan.bar, stop=stop, tick=lambda: book.tell(now=False))[0]
+        return {name: task.validation(*evaluate(
+                    task, loader, training.runtime, model=model, dtype=training.plan.dtype, bar=training.plan.bar,
+                    stop=stop, tick=lambda: book.tell(now=False), decode=task.generates, quick=True))
                 for name, model in training.candidates.items()}
     except Interrupted:  # the trained epoch is kept, its validation starts over
         _leave(training, stop, book, keeper)

@@ -1,5 +1,7 @@
 """Losses as sums over items, so that means hold over any cut of a batch."""
 
+import math
+
 import torch
 from torch.nn.functional import cross_entropy, ctc_loss
 
@@ -40,6 +42,24 @@ def ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor,
     losses = ctc_loss(wide, targets, lengths.clamp(min=1), target_lengths, reduction="none", zero_infinity=True)
     total = torch.where(lengths > 0, losses, torch.zeros_like(losses)).sum()
     return total, (lengths < _needed(targets, target_lengths)).sum().to(total)
+
+
+def smoothed_kl(log_probs: torch.Tensor, targets: torch.Tensor, pad: int, smoothing: float = 0.0) -> torch.Tensor:
+    """(N,) of each item the sum over its tokens of KL(target || model), the target smoothed.
+
+    log_probs (N, T, V), a log_softmax; targets (N, T), `pad` behind an item's end. A target has 1 - smoothing, and each
+    of the other V - 2 tokens, `pad` left out, smoothing / (V - 2): Szegedy et al. 2016,
+    https://arxiv.org/abs/1512.00567, section 7, as the Transformer of Joey NMT has it (Kreutzer et al. 2019,
+    https://arxiv.org/abs/1907.12484). With smoothing 0 it is the cross-entropy.
+    """
+    others = log_probs.shape[2] - 2
+    right = log_probs.gather(2, targets[..., None])[..., 0]
+    loss = -(1 - smoothing) * right
+    if smoothing:
+        rest = log_probs.sum(2) - right - log_probs[..., pad]
+        known = (1 - smoothing) * math.log(1 - smoothing) + smoothing * math.log(smoothing / others)
+        loss = loss - smoothing / others * rest + known
+    return loss.masked_fill(targets == pad, 0.0).sum(1)
 
 
 def _needed(targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:

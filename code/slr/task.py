@@ -30,15 +30,17 @@ class Task(ABC):
     headline: the figure of the validation set that training reports and a test must find again: its name among the
         losses, and what makes per cent of it.
     table: what the files of a set's figures are called.
+    generates: whether validation decodes, too, for figures that are no means over items.
     graphs: the pictures that `report` can draw.
     """
 
     model: nn.Module
     split: str
-    weights: ClassVar[dict[str, float]] = {"loss": 1.0}
+    weights: dict[str, float] = {"loss": 1.0}
     passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {"test": ("test", {}), "val": ("val", {})}
     headline: ClassVar[tuple[str, float]] = ("acc", 100.0)
     table: ClassVar[str] = "top-k"
+    generates: ClassVar[bool] = False
     graphs: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -89,7 +91,20 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, output: Any, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
-        """One record an item: id, expected, predicted, scores."""
+        """One record an item: id, expected, predicted, scores. `quick`: only what `validation` looks at."""
+
+    def validation(self, means: dict[str, float], records: list[dict[str, Any]]) -> dict[str, float]:
+        """The figures of the validation set: the means of the losses, and where the task generates those of the
+        records; of quick ones the same as of others."""
+        return means
+
+    def sweep(self) -> list[dict[str, Any]]:
+        """Searches, for `use_search`, among which a test lets the validation set choose; none: there is no choice."""
+        return []
+
+    def use_search(self, **options: Any) -> None:
+        """Decode like this from now on: with one of `sweep`'s."""
+        raise Mistake("this task has one way to search", ", ".join(options), "leave them out")
 
     def vary(self, **options: Any) -> None:
         """What a test changes about the input from now on: `shuffle`, `black`; nothing can be by default."""

@@ -1,5 +1,6 @@
-"""A stand-in project for the tests of the que: a training.py and testing.py that keep the contract of exit codes and
-status.json in milliseconds, without torch, and misbehave when asked to with `--set play.…`; and a que to run them."""
+"""A stand-in project for the tests of the que: a training.py, testing.py and extract_features.py that keep the contract
+of exit codes and status.json in milliseconds, without torch, and misbehave when asked to with `--set play.…`; and a que
+to run them."""
 
 import argparse
 import configparser
@@ -35,6 +36,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "gpu": 0,       # bytes that it takes of its fake GPU
         "test": 0,      # testing.py's exit code
         "test_time": 0.0,
+        "extract": 0,   # extract_features.py's exit code
+        "sentences": 3,  # that it has to extract
+        "sentence": 0.0,  # seconds
+        "stay": False,  # after two of them, until there is a file `on` in the run folder
+        "holds": 0,     # the largest batch that it has memory for
     }}
 
 
@@ -163,7 +169,8 @@ class Training:
         _write(self.run / "config.ini", _ini(self.config))
         source = self.run / "state.json"
         if not source.exists() and self.config["model_params"]["init_from"]:
-            self.state["weights"] = json.loads(Path(self.config["model_params"]["init_from"]).read_text())["weights"]
+            names = self.config["model_params"]["init_from"].split(", ")
+            self.state["weights"] = sum(json.loads(Path(name).read_text())["weights"] for name in names)
         elif source.exists():
             self.state = json.loads(source.read_text())
         self.tell(state="running")
@@ -268,6 +275,41 @@ def testing(version: str = "1") -> int:
     return 0
 
 
+def extract_features(version: str = "1") -> int:
+    """A sentence after the other, each a line of features.txt; what is there is not extracted again."""
+    parser = argparse.ArgumentParser()
+    for name in ("model", "split", "exp_no"):
+        parser.add_argument(name)
+    parser.add_argument("--device")
+    parser.add_argument("--batch_size", type=int)
+    args = parser.parse_args()
+    run = Path(os.environ["SLR_RUNS"]) / args.split / f"{args.model}_{args.exp_no.zfill(3)}"
+    config, heard = _config([], run / "config.ini"), list[int]()
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    play, batch = config["play"], args.batch_size or config["training"]["batch_size"]
+    with open(run / ".alone", "a") as lock, open(run / "features.txt", "a+") as features:
+        if not alone(lock):
+            (run / "TWICE").write_text(f"{os.getpid()} extracting")
+            return _mistake("another process is at work here")
+        if play["holds"] and batch > play["holds"]:
+            print(f"error: out of memory with {batch}", file=sys.stderr)
+            return 76
+        if play["extract"]:
+            print("error: 1 of 3 sentences is left out: b (no frames)\n  put its frames right", file=sys.stderr)
+            return play["extract"]
+        features.seek(0)
+        for sentence in range(len(features.readlines()), play["sentences"]):
+            time.sleep(play["sentence"])
+            while play["stay"] and sentence == 2 and not heard and not (run / "on").exists():
+                time.sleep(0.005)
+            if heard:
+                print("error: interrupted by SIGTERM: what is extracted is kept", file=sys.stderr)
+                return 75
+            print(f"{sentence} {os.getpid()}", file=features, flush=True)
+        _write(run / "features.json", json.dumps({"version": version, "args": vars(args)}))
+    return 0
+
+
 def torchrun() -> int:
     """Like torch.distributed.run: dies of SIGUSR1, hands SIGTERM on, and makes a 1 of every code."""
     standalone, per_node, world, *words = sys.argv[1:]
@@ -295,7 +337,7 @@ def make_home(folder: Path) -> Path:
     for file in (*(ROOT / "que").glob("*.py"), *(ROOT / "que").glob("*.html")):
         (folder / "que").mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder / "que")
-    for name in ("training", "testing"):
+    for name in ("training", "testing", "extract_features"):
         script(folder, name)
     fake = folder / "code" / "torch" / "distributed"  # found before the real one: the folder of -m is code/
     fake.mkdir(parents=True)

@@ -242,7 +242,8 @@ def _value(hint, rules) -> st.SearchStrategy:
             int | None: st.none() | st.integers(int(low), int(min(high, 1000))), float | None: st.none() | floats,
             tuple[float, float]: st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
             tuple[float, float, float, float]: st.tuples(*[st.floats(0, 0.5)] * 4),
-            tuple[int, ...]: st.lists(st.integers(0, 20), max_size=4).map(tuple),
+            bool | None: st.none() | st.booleans(), tuple[float, ...]: st.lists(floats, max_size=4).map(tuple),
+            tuple[int, ...]: st.lists(st.integers(max(0, int(low)), 20), max_size=4).map(tuple),
             tuple[str, str]: st.tuples(st.sampled_from(["val", "train"]), st.sampled_from(["loss", "acc"]))}[hint]
 
 
@@ -258,7 +259,8 @@ def configs(draw) -> Config:
     assume(sections["data"].num_frames >= 5 and sections["data"].frame_size >= 17)
     sections["model_params"] = dataclasses.replace(sections["model_params"], drop_path=None)
     sentences = "MambaSLR" if sections["mamba"] else "S3D_CTC"
-    model = fitting(sections, sentences if sections["experiment"].task == "continuous" else "S3D")
+    names = {"continuous": sentences, "translation": "Sign2Text"}
+    model = fitting(sections, names.get(sections["experiment"].task, "S3D"))
     plan = sections["scheduler"]
     if plan:
         idle = {f.name: f.default for f in dataclasses.fields(plan) if f.name not in SCHEDULER_KEYS[plan.type]}
@@ -276,15 +278,26 @@ def fitting(sections: dict, model: str) -> str:
 
     change("data", keypoints="", heatmap="none")
     metric = configuration.METRICS[sections["experiment"].task][1]
-    if sections["training"].best_metric in ("acc", "wer"):
+    if sections["training"].best_metric in ("acc", "wer", "bleu4"):
         change("training", best_metric=metric)
+    if model == "Sign2Text":
+        change("translation", heads=2, width=16, freeze_gloss=False, sweep_beams=(1, 3), sweep_penalties=(0.5,))
+        change("optimizer", layer_decay=1.0)
+        sections["translation"] = sections["translation"] or configuration.TranslationSection()
+    else:
+        change("optimizer", mapper_init_lr=None, translator_init_lr=None, translator_weight_decay=None)
+        sections["translation"] = None
+    if model != "S3D_CTC":
+        change("model_params", last_relu=None)
+    if model in ("MambaSLR", "Sign2Text"):
+        change("model_params", frozen_blocks=None, bn_momentum=None, pretrained=False, weights="")
+    if model != "MambaSLR":
+        sections["mamba"] = None
     if model == "S3D":
         change("data", frame_stride=1, short_first=0)
         change("model_params", frozen_blocks=None)
-        sections["decoding"] = sections["mamba"] = None
+        sections["decoding"] = None
         return model
-    if model == "MambaSLR":
-        change("model_params", frozen_blocks=None, bn_momentum=None, pretrained=False, weights="")
     change("training", mixup=0.0, label_smoothing=0.0)
     change("data", num_frames=4 * sections["data"].num_frames, store="video")
     change("scheduler", mode="min")

@@ -10,7 +10,7 @@ CODE = Path(__file__).resolve().parents[1]
 ROOT = CODE.parent
 
 FLOORS = {
-    0: ("catalogue", "paths", "runtime", "batchnorm", "text", "decoding", "losses", "schedules", "video"),
+    0: ("catalogue", "paths", "runtime", "batchnorm", "text", "search", "decoding", "losses", "schedules", "video"),
     1: ("config", "checkpoint", "logbook", "loading", "augment", "transforms", "streaming", "plots", "metrics"),
     2: ("datasets", "models", "engine", "task"),
     3: ("tasks", "trained", "rehearsal"),

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from slr.errors import Mistake
-from slr.losses import ctc, mixed_cross_entropy
+from slr.losses import ctc, mixed_cross_entropy, smoothed_kl
 
 torch.manual_seed(0)
 LOGITS, LABELS = torch.randn(6, 5, dtype=torch.float64), torch.tensor([0, 4, 2, 2, 1, 3])
@@ -115,3 +116,64 @@ def test_ctc_refuses_what_is_out_of_range(lengths, targets, target_lengths, what
     words = torch.tensor(lengths), torch.tensor(targets), torch.tensor(target_lengths)
     with pytest.raises(Mistake, match=f"{what} of a CTC item are out of range: item 1"):
         ctc(batch(0, items=2)[0], *words)
+
+
+# --- the translators' loss ----------------------------------------------------------------------------------
+
+def said(seed: int, items: int = 3, steps: int = 4, size: int = 6, pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (N, T, V), and targets (N, T) that end anywhere, at the beginning too."""
+    random = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, size - 1, (items, steps), generator=random)
+    targets += targets >= pad
+    lengths = torch.randint(0, steps + 1, (items, 1), generator=random)
+    logits = torch.randn(items, steps, size, generator=random, dtype=torch.float64) * 2
+    return logits, targets.masked_fill(torch.arange(steps) >= lengths, pad)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 4), st.integers(3, 7),
+       st.just(0.0) | st.floats(1e-6, 0.9), st.data())
+def test_smoothed_kl_is_that_of_the_whole_distribution(seed, items, steps, size, smoothing, data):
+    pad = data.draw(st.integers(0, size - 1))
+    logits, targets = said(seed, items, steps, size, pad)
+    wanted = torch.full((items, steps, size), smoothing / (size - 2), dtype=torch.float64)
+    wanted.scatter_(2, targets[..., None], 1 - smoothing)
+    wanted[..., pad] = 0
+    wanted[targets == pad] = 0
+    assert torch.allclose(wanted.sum(2), (targets != pad).double())
+    log_probs = logits.log_softmax(2)
+    found = smoothed_kl(log_probs, targets, pad, smoothing)
+    assert found.shape == (items,)
+    assert found.sum().item() == pytest.approx(nn.KLDivLoss(reduction="sum")(log_probs, wanted).item(), abs=1e-9)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 5))
+def test_without_smoothing_it_is_the_cross_entropy(seed, pad):
+    logits, targets = said(seed, pad=pad)
+    expected = cross_entropy(logits.movedim(2, 1), targets, ignore_index=pad, reduction="none").sum(1)
+    assert torch.allclose(smoothed_kl(logits.log_softmax(2), targets, pad), expected)
+
+
+def test_smoothed_kl_is_of_each_item_alone_whatever_its_padding():
+    logits, targets = said(5, items=4)
+    logits[targets == 0] = 1e4 * torch.randn(6, dtype=torch.float64)
+    whole = smoothed_kl(logits.log_softmax(2), targets, 0, 0.2)
+    for item, length in enumerate((targets != 0).sum(1).tolist()):
+        alone = smoothed_kl(logits[item:item + 1, :length].log_softmax(2), targets[item:item + 1, :length], 0, 0.2)
+        assert torch.allclose(alone[0], whole[item], rtol=1e-12)
+    longer = torch.cat((logits, logits), 1), torch.cat((targets, torch.zeros_like(targets)), 1)
+    assert torch.allclose(smoothed_kl(longer[0].log_softmax(2), longer[1], 0, 0.2), whole, rtol=1e-12)
+
+
+def test_smoothed_kl_gradient():
+    """Behind log_softmax; zero at padding, and everywhere where the model is the smoothed target itself."""
+    logits, targets = said(5)
+    logits.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: smoothed_kl(x.log_softmax(2), targets, 0, 0.2), (logits,))
+    gradient = torch.autograd.grad(smoothed_kl(logits.log_softmax(2), targets, 0, 0.2).sum(), logits)[0]
+    assert torch.equal(gradient.abs().sum(2) > 0, targets != 0)
+    perfect = torch.full((1, 1, 6), 0.05, dtype=torch.float64).scatter(2, torch.tensor([[[3]]]), 0.8)
+    perfect[..., 0] = 1e-300  # the pad's, which no target has
+    perfect = perfect.log().requires_grad_(True)
+    loss = smoothed_kl(perfect.log_softmax(2), torch.tensor([[3]]), 0, 0.2)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(loss.sum(), perfect)[0].abs().max() < 1e-12

@@ -29,6 +29,26 @@ FAKES = {
                 'kill -KILL $PPID; else cat "$FAKE/shown" 2>/dev/null; fi'}
 
 
+EXTRACTING = '''
+import json, os, signal, sys, time
+from pathlib import Path
+
+model, split, number = sys.argv[1:4]
+run = Path(os.environ["SLR_RUNS"]) / split / f"{model}_{int(number):03d}"
+plan, heard = json.loads(os.environ.get("STAND_IN", "{}")), []  # sentences; extract_exit
+signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+print("extracting", *sys.argv[1:], flush=True)
+there = run / "features"
+there.mkdir(exist_ok=True)
+for name in range(len(list(there.iterdir())), plan.get("sentences", 2)):
+    (there / str(name)).touch()
+    time.sleep(0.05)
+    if heard:
+        sys.exit(75)
+sys.exit(plan.get("extract_exit", 0))
+'''
+
+
 class Place:
     """A store, its home of stand-in scripts, and a folder of fake Slurm commands that comes first on the PATH."""
 
@@ -40,6 +60,7 @@ class Place:
             (self.fake / name).chmod(0o755)
         self.says(queue="", nodes="8 64000 gpu:2\n32+ 32000+ (null)\n")
         write_stand_ins(self.store.folder / "snapshots" / "code1")
+        (self.store.folder / "snapshots" / "code1" / "code" / "extract_features.py").write_text(EXTRACTING)
 
     def says(self, **files: str) -> None:
         for name, text in files.items():
@@ -268,6 +289,73 @@ def test_r_needs_something_to_go_on_from(place):
     assert "-r" in calls_of(job)[1]
 
 
+def said_of(place: Place, job: Job) -> list[str]:
+    """What the stages after training have said, in order."""
+    lines = place.store.log(job.id).read_text().splitlines()
+    return [line.split()[0] for line in lines if line.startswith(("tested", "extracting"))]
+
+
+@pytest.mark.parametrize(("test", "said"), [(True, ["tested", "extracting"]), (False, ["extracting"])])
+def test_features_are_extracted_at_last(place, test, said):
+    job = place.add(extract=True, test=test, options=["--device", "cpu"])
+    assert ("/testing.py" in place.script(job)) == test
+    assert run(place, job) == 0 and end_of(place, job) == ("0", "extract", "")
+    assert said_of(place, job) == said
+    assert "extracting S3D asl100 1 --device cpu\n" in place.store.log(job.id).read_text()
+    assert "extract_features.py" not in place.script(place.add())
+
+
+def test_a_signal_to_an_extraction_requeues_and_the_restart_goes_on(place):
+    job = place.add(extract=True, env={"SLR_RUNS": str(place.folder / "runs"), "STAND_IN": plan(sentences=1000)})
+    features = Path(job.run) / "features"
+    for attempt in (0, 1):  # as often as it takes: each gets further
+        there = len(list(features.glob("*")))
+        shell = start(place, job, SLURM_RESTART_COUNT=str(attempt))
+        wait_for("extracting", lambda there=there: len(list(features.glob("*"))) > there)
+        shell.send_signal(signal.SIGUSR1)
+        assert shell.wait(30) == -signal.SIGKILL and not (place.store.folder / "slurm" / "j1.end").exists()
+    for number in range(len(list(features.iterdir())), 1000):
+        (features / str(number)).touch()
+    assert run(place, job, SLURM_RESTART_COUNT="2") == 0
+    assert said_of(place, job) == ["tested", *["extracting"] * 3] and len(calls_of(job)) == 1
+    assert place.calls() == ["requeue 101"] * 2 and end_of(place, job) == ("0", "extract", "")
+
+
+def test_an_extraction_that_slurm_ends(place):
+    job = place.add(extract=True, env={"SLR_RUNS": str(place.folder / "runs"), "STAND_IN": plan(sentences=1000)})
+    shell = start(place, job)
+    wait_for("extracting", lambda: (Path(job.run) / "features" / "1").exists())
+    os.killpg(shell.pid, signal.SIGTERM)
+    assert shell.wait(30) == 75 and end_of(place, job) == ("75", "extract", "saved; `que recover` goes on")
+
+
+def test_an_extraction_that_fails(place):
+    """`recover` hands it over anew: what is trained and tested stays so."""
+    job = place.add(extract=True, env={"SLR_RUNS": str(place.folder / "runs"), "STAND_IN": plan(extract_exit=2)})
+    assert run(place, job) == 2 and end_of(place, job)[:2] == ("2", "extract")
+    again = place.store.update(job.id, lambda job: vars(job).update(stage="extract"))
+    (place.store.folder / "slurm" / "j1.trained").unlink()
+    (place.store.folder / "slurm" / "j1.tested").unlink()
+    assert run(place, again) == 2
+    assert said_of(place, job) == ["tested", "extracting", "extracting"] and len(calls_of(job)) == 1
+
+
+def test_several_parents(place):
+    """Their checkpoints in order; the first that has none is named."""
+    parents = [place.add("old_runs") for _ in range(3)]
+    child = place.add(after=[parent.id for parent in parents], init_from="parents")
+    for parent in parents[::2]:
+        Path(parent.run).mkdir(parents=True)
+        (Path(parent.run) / "status.json").write_text(json.dumps({"checkpoint": f"/a's/{parent.id}.pth"}))
+    assert run(place, child) == 2
+    assert end_of(place, child)[2] == f"there is no checkpoint to start from in {parents[1].run}"
+    Path(parents[1].run).mkdir(parents=True)
+    (Path(parents[1].run) / "status.json").write_text(json.dumps({"checkpoint": "runs/j2.pth"}))
+    assert run(place, child) == 0
+    expected = f"/a's/j1.pth, {slurm.commands.ROOT}/runs/j2.pth, /a's/j3.pth"
+    assert calls_of(child)[-1][-2:] == ["--set", f"model_params.init_from={expected!r}"]
+
+
 def test_testing_is_repeated_once_where_the_time_is_over(place):
     job = place.add(env={"SLR_RUNS": str(place.folder / "runs"), "STAND_IN": plan(test=2.0)})
     shell = start(place, job)
@@ -294,12 +382,13 @@ def test_a_job_that_is_trained_is_only_tested(place):
 
 def test_submit(place):
     job = place.add()
-    (place.store.folder / "slurm" / "j1.end").write_text("of an earlier submit")
+    for name in ("end", "trained", "tested"):
+        (place.store.folder / "slurm" / f"j1.{name}").write_text("of an earlier submit")
     submitted = slurm.submit(place.store, job)
     script = place.store.folder / "slurm" / "j1.sh"
     assert submitted.slurm == {"job": "101", "options": [], "script": str(script), "reason": ""}
     assert place.store.find("j1").state == "to_run" and place.calls() == [f"--parsable {script}"]
-    assert not script.with_name("j1.end").exists()
+    assert not [name for name in ("end", "trained", "tested") if script.with_name(f"j1.{name}").exists()]
 
 
 def test_a_submit_that_was_killed_half_way_is_not_repeated(place):
@@ -412,13 +501,15 @@ def test_attempts_are_counted(place):
     ("0 train 10 20", "", "old_runs", "done", "trained"),
     ("76 train 10 20", "JobState=FAILED Reason=NonZeroExitCode", "fail_runs", "ooms", "out of memory, said training"),
     ("1 test 10 20", "", "fail_runs", "crashes", "testing ended with exit code 1"),
+    ("0 extract 10 20", "", "old_runs", "done", "trained, tested and extracted"),
+    ("2 extract 10 20", "", "fail_runs", "hopeless", "extracting ended with exit code 2"),
     ("75 train 10 20 saved, `que recover` goes on", "JobState=CANCELLED Reason=None", "fail_runs", "cancel",
      "cancelled in Slurm; saved, `que recover` goes on"),
     ("143 test 10 20", "JobState=TIMEOUT Reason=TimeLimit", "fail_runs", "timeouts", "killed at its time limit"),
     ("137 train 10 20", "JobState=OUT_OF_MEMORY Reason=OutOfMemory", "fail_runs", "crashes", "--mem="),
     ("2 train 10 20 there is no checkpoint", "", "fail_runs", "hopeless", "there is no checkpoint")])
 def test_ends(place, end, shown, state, cause, words):
-    job = place.handed_over("cur_run", attempts=[{"stage": "train", "started": 10.0, "devices": []}])
+    job = place.handed_over("cur_run", attempts=[{"stage": "train", "started": 10.0, "devices": []}], extract=True)
     Path(job.run).mkdir(parents=True)
     (Path(job.run) / "status.json").write_text(json.dumps({
         "started": 11.0, "updated": 12.0, "reason": "out of memory, said training" if end.startswith("76") else ""}))

@@ -204,9 +204,10 @@ def test_a_part_of_an_outer_repository(plain, state):
     assert code(state, name) == ALL and facts(state, name)["commit"].endswith("+")
 
 
-def test_large_files_and_linked_folders_are_named(root, state):
-    write(root, "code/limit.bin", bytes(1_000_000))
-    write(root, "code/weights.pth", bytes(1_000_001))
+def test_large_files_and_linked_folders_are_named(root, state, monkeypatch):
+    monkeypatch.setattr(snapshot, "LARGE", 1000)  # else three megabytes of the disk
+    write(root, "code/limit.bin", bytes(1000))
+    write(root, "code/weights.pth", bytes(1001))
     write(root, "shared.py", "shared = 1\n")
     for link, target in {"shared.py": "../shared.py", "folder": "..", "gone": "nowhere"}.items():
         os.symlink(target, root / "code" / link)

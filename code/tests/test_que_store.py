@@ -513,6 +513,24 @@ def test_a_changed_file_is_a_job_or_none(changes):
     assert from_json(found.to_json()) == found and isinstance(found.number, int)
 
 
+def test_a_file_of_before_features_could_be_extracted(folder):
+    """It lacks the keys that are new since: the job has their defaults, and gets them when it is written next."""
+    lacking = {key: value for key, value in json.loads(text(id="j3", stage="test", note="old")).items()
+               if not key.startswith("extract")}
+    s = Store(folder)
+    (folder / "to_run" / "j3.json").write_text(json.dumps(lacking))
+    found, = s.jobs()
+    assert (found.extract, found.extract_batch, found.stage, found.next_stage) == (False, 0, "test", "")
+    assert found.done == "trained and tested" and not s.warnings
+    s.update("j3", put(priority=1))
+    assert json.loads((folder / "to_run" / "j3.json").read_text()).items() >= {"extract": False, "version": 1}.items()
+
+
+def test_a_stage_that_nobody_knows():
+    with pytest.raises(ValueError, match="stage is 'dream'"):
+        from_json(text(stage="dream"))
+
+
 @given(st.text(), st.lists(st.text()), st.dictionaries(st.text(), st.text()))
 def test_any_text_comes_back(words, options, env):
     found = new(id="j7", note=words, options=options, env=env)

@@ -237,7 +237,8 @@ def test_a_recovered_test_is_tested_again(filled):
     ("priority", "-5", -5), ("gpus", "2", 2), ("gpus", "none", None), ("memory", "8G", 8 << 30),
     ("memory", "None", None),
     ("time_limit", "12h", 43200.0), ("time_limit", "none", None), ("note", "a b", "a b"), ("note", "none", "none"),
-    ("test", "false", False), ("test", "True", True), ("after", "j2,j3", ["j2", "j3"]), ("after", "none", [])])
+    ("test", "false", False), ("test", "True", True), ("extract", "true", True), ("extract", "False", False),
+    ("after", "j2,j3", ["j2", "j3"]), ("after", "none", [])])
 def test_edit(filled, key, text, value):
     assert que("edit", "new", "0", key, text).code == 0
     assert getattr(filled.find("j1"), key) == value
@@ -245,8 +246,9 @@ def test_edit(filled, key, text, value):
 
 def test_edit_of_what_it_starts_from(filled):
     que("edit j4 after j1")
-    assert que("edit j4 init_from parent").code == 0 and filled.find("j4").init_from == "parent"
-    expect_mistake(que("edit j4 after none"), "needs a parent")
+    for word in ("parent", "Parents"):
+        assert que(f"edit j4 init_from {word}").code == 0 and filled.find("j4").init_from == word.lower()
+        expect_mistake(que("edit j4 after none"), f"init_from {word.lower()} needs a parent")
     assert que("edit j4 init_from none").code == que("edit j4 after none").code == 0
     que("edit j1 after j2")
     que("edit j2 after j3")
@@ -391,7 +393,8 @@ MISTAKES = [
     "create S3D asl100 9 --seeds 3-1", "create S3D asl100 9 --sweep x", "create S3D asl100 9 --sweep lr=1",
     "create S3D asl100 9 --gpus -1", "create S3D asl100 9 --gpus x", "create S3D asl100 9 --memory 0",
     "create S3D asl100 9 --memory much", "create S3D asl100 9 --time never", "create S3D asl100 9 --after j99",
-    "create S3D asl100 9 --init_from parent", "create S3D asl100 9 --after j1 --init_from j1",
+    "create S3D asl100 9 --init_from parent", "create S3D asl100 9 --init_from parents",
+    "create S3D asl100 9 --after j1 --init_from j1",
     "create S3D asl100 9 --share", "create S3D asl100 9 --print_config", "create S3D asl100 9 --test_best",
     "create S3D asl100 9 --priority high", "create S3D asl100 9 --to moon", "add S3D asl100 9", "add Wrong asl100 1",
     "remove", "remove new", "remove new 9", "remove new x", "remove nowhere 0", "remove j99", "remove new 0 1",
@@ -403,7 +406,8 @@ MISTAKES = [
     "list -n x", "display", "display new 0-1", "display j99", "display j1 -ks nothing", "logs j99", "logs -n x",
     "logs -w -s", "logs new 0", "attach j1", "wandb fail 0", "wandb j99", "edit j1", "edit j1 priority",
     "edit j1 priority x", "edit j1 gpus -2", "edit j1 gpus many", "edit j1 memory 0", "edit j1 time_limit -5",
-    "edit j1 test maybe", "edit j1 id j2", "edit j1 after j99", "edit j1 after j1", "edit j1 init_from j2",
+    "edit j1 test maybe", "edit j1 extract maybe", "edit j1 init_from parents",
+    "edit j1 id j2", "edit j1 after j99", "edit j1 after j1", "edit j1 init_from j2",
     "edit j1 init_from parent", "edit new all note x", "edit new 9 note x", "edit j1 order 5", "priority j1",
     "priority j1 high", "priority j99 1", "hold", "hold held 0", "hold j99", "hold cur 0", "release new 0",
     "release nothing", "resume j1", "pause old 0", "pause j99", "cancel old 0", "cancel", "daemon go",
@@ -525,10 +529,35 @@ def test_after(place):
     made("S3D asl100 1")
     made("S3D asl100 2 --priority 5")
     assert made("S3D asl300 1 --after last --init_from parent")[0]["after"] == ["j2"]
-    assert made("S3D asl300 2 --after j1,last")[0]["after"] == ["j1", "j3"]
+    both, = made("S3D asl300 2 --after j1,last --init_from parents")
+    assert (both["after"], both["init_from"]) == (["j1", "j3"], "parents")
     que("remove j4")
     assert made("S3D asl300 3 --after last")[0]["after"] == ["j3"]
     assert "waits for j2" in que("list").out
+
+
+def test_features_at_last(place, monkeypatch):
+    """Asked for at `create` or later; of a model that has none, both refuse."""
+    assert [made(f"S3D asl100 {words}")[0]["extract"] for words in ("1", "2 --extract", "3 --no_test --extract")] == [
+        False, True, True]
+
+    def isolated(store: Store, job: Job) -> str:
+        text = fake_resolve(store, job)
+        job.facts["task"] = "isolated"
+        return text
+
+    monkeypatch.setattr(create, "resolve", isolated)
+    expect_mistake(que("create S3D asl100 4 --extract"), "only models of sentences", "of the task isolated")
+    made("S3D asl100 4")
+    expect_mistake(que("edit j4 extract true"), "only models of sentences")
+    assert not Store(place / "state").find("j4").extract and que("edit j1 extract true").code == 0
+
+
+def test_lists_name_the_stage(filled):
+    for stage, word in (("test", "testing"), ("extract", "extracting")):
+        filled.update("j5", put(stage=stage, last={}))
+        assert f" {word} " in que("list cur").out and que("list cur --json").json["jobs"][0]["stage"] == stage
+        assert que("display j5 -ks stage --json").json == stage
 
 
 def test_live_hold_and_config(place):

@@ -46,13 +46,17 @@ def tell(of: Worker, **status) -> None:
 CODES = (0, 1, 2, 75, 76, 77, 78, 143, -2, -9, -11, -15, -40, None)
 
 
-def expected(code: int | None, told: int | None, asked: str, stage: str, test: bool) -> tuple[str, str]:
-    """Where a job goes and why, from the words of the spec."""
+FOLLOWS = {("train", "test"): (True, True), ("train", "extract"): (False, True), ("train", ""): (False, False),
+           ("test", "extract"): (True, True), ("test", ""): (True, False), ("extract", ""): (True, True)}
+
+
+def expected(code: int | None, told: int | None, asked: str, stage: str, after: str) -> tuple[str, str]:
+    """Where a job goes and why, from the words of the spec; `after` is the stage that follows, if one does."""
     code = told if stage == "train" and told is not None else code
-    if code == 0 and (stage == "test" or not test):
+    if code == 0 and not after:
         return "old_runs", "done"
     if code == 0 and asked in ("", "timeout"):
-        return "cur_run", "trained"
+        return "cur_run", {"train": "trained", "test": "tested"}[stage]
     if asked:
         return {"pause": ("held", "pause"), "cancel": ("fail_runs", "cancel"), "requeue": ("to_run", "requeue"),
                 "timeout": ("to_run", "timeouts")}[asked]
@@ -62,22 +66,33 @@ def expected(code: int | None, told: int | None, asked: str, stage: str, test: b
 
 
 def test_judge(store):
-    """Every exit code, every status.json, everything that can be asked for, in both stages."""
+    """Every exit code, every status.json, everything that can be asked for, in every stage."""
     of = make(store)
     for told in (*CODES[:7], None, "stale"):
         tell(of, exit_code=told if told != "stale" else 0)
         of.job.attempts[-1]["before"] = 2.0 if told == "stale" else None
-        for code, asked, stage, test in itertools.product(
-                CODES, ("", "pause", "cancel", "requeue", "timeout"), ("train", "test"), (True, False)):
-            of.stopping, of.job.stage, of.job.test = asked, stage, test
+        for code, asked, (stage, after), in itertools.product(
+                CODES, ("", "pause", "cancel", "requeue", "timeout"), FOLLOWS):
+            of.stopping, of.job.stage, of.job.test, of.job.extract = asked, stage, *FOLLOWS[stage, after]
             end = of.judge(code)
-            case = f"{code} {told} {asked} {stage} {test}"
-            assert (end.to, end.cause) == expected(code, None if told == "stale" else told, asked, stage, test), case
-            if end.to in ("to_run", "held"):
-                trained = end.change.get("stage") == "test"
-                assert end.change["recover"] == (stage == "train" and not trained), case
-                assert trained == (stage == "train" and 0 in ((code,) if told in (None, "stale") else (told,))), case
+            case = f"{code} {told} {asked} {stage} {after}"
+            assert (end.to, end.cause) == expected(code, None if told == "stale" else told, asked, stage, after), case
+            over = 0 in ((code,) if stage != "train" or told in (None, "stale") else (told,))
+            if end.to in ("to_run", "held", "cur_run"):
+                assert end.change.get("stage", "") == (after if over else ""), case
+                assert end.change["recover"] == (stage == "train" and not over), case
             assert end.reason, case
+
+
+@pytest.mark.parametrize(("test", "extract", "words"), [
+    (False, False, "trained"), (True, False, "trained and tested"), (False, True, "trained and extracted"),
+    (True, True, "trained, tested and extracted")])
+def test_what_was_done(store, test, extract, words):
+    of = make(store, test=test, extract=extract)
+    while of.job.next_stage:
+        of.job.stage = of.job.next_stage
+    tell(of, exit_code=0)
+    assert of.judge(0).reason == words
 
 
 @pytest.mark.parametrize(("code", "kind"), [(1, "crashes"), (76, "ooms"), (75, "interrupts"), (-9, "crashes")])
@@ -154,6 +169,21 @@ def test_halved_batches(batch, gather, ranks):
         vars(of.job).update(end.change)
         assert of.batch == half >= ranks and of.job.peak == 0
         assert abs(half * int(of.job.changes["training.update_per_step"]) - batch * gather) <= half / 2
+
+
+def test_an_extractions_batch_is_halved_by_itself(store):
+    """Down to one sentence, however many GPUs training had; what training is told stays as it is."""
+    of = make(store, stage="extract", extract=True, claim={"devices": ["GPU-0", "GPU-1"]},
+              changes={"training.batch_size": "4"})
+    assert commands.extract(of.job, store.folder)[-2:] == ["--batch_size", "4"]
+    for half in ("2", "1"):
+        end = of.judge(76)
+        vars(of.job).update(end.change)
+        assert (end.to, end.cause, of.job.changes) == ("to_run", "ooms", {"training.batch_size": "4"})
+        assert of.command()[-2:] == ["--batch_size", half] and of.batch == int(half)
+    assert of.judge(76).to == "fail_runs"
+    of.job.stage = "train"
+    assert of.batch == 4
 
 
 def test_a_batch_that_nobody_told(store):
@@ -258,6 +288,25 @@ def test_what_cannot_be_started(store, monkeypatch):
     of = make(store, after=[parent], init_from="parent")
     end = of.course(clear=False)
     assert (end.to, end.cause) == ("fail_runs", "hopeless") and f"{parent} (S3D demo 1) has no checkpoint" in end.reason
+
+
+def test_what_the_parents_hand_over(store, tmp_path):
+    """One is the last of them; several are theirs in order, none twice, as one quoted string."""
+    names = []
+    for number in (1, 2, 3):
+        run = tmp_path / f"run {number}"
+        run.mkdir()
+        (run / "best.pth").touch()
+        (run / "status.json").write_text(json.dumps({"checkpoint": str(run / "best.pth")}))
+        names.append(file_job(store, state="old_runs", run=str(run)))
+    first, second, third = (str(tmp_path / f"run {number}" / "best.pth") for number in (1, 2, 3))
+    for init_from, found in (("parent", third), ("parents", f"{first}, {second}, {third}")):
+        of = make(store, after=[*names[:2], names[0], names[2]], init_from=init_from)
+        assert of.command()[-2:] == ["--set", f"model_params.init_from={found!r}"]
+    assert "init_from" not in " ".join(make(store, after=names).command())
+    (tmp_path / "run 2" / "best.pth").unlink()
+    end = of.course(clear=False)
+    assert (end.to, end.cause) == ("fail_runs", "hopeless") and f"{names[1]} (S3D demo 1) has no check" in end.reason
 
 
 def test_a_hook_that_does_not_end(store, monkeypatch):
@@ -447,6 +496,15 @@ def test_testing_words(store, options):
     assert words[2:6] == ["full", "S3D", "demo", "1"] and "=".join(words[6:]) == "--device=cpu"
     job.changes = {"training.batch_size": "4"}
     assert commands.test(job, store.folder)[-2:] == ["--batch_size", "4"]
+
+
+@pytest.mark.parametrize("options", [["--device", "cpu"], ["--device=cpu"], ["--seed", "1", "--device", "cpu"]])
+def test_extracting_words(store, options):
+    """By the snapshot's script; never -r."""
+    job = store.find(file_job(store, options=options, snapshot="0123456789ab", recover=True, stage="extract"))
+    script, *words = commands.extract(job, store.folder)[1:]
+    assert script == str(store.folder / "snapshots/0123456789ab/code/extract_features.py")
+    assert words[:3] == ["S3D", "demo", "1"] and "=".join(words[3:]) == "--device=cpu"
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -306,7 +306,7 @@ def test_windows_in_portions_learn_the_same():
         found.append(trained_on(net, clips, lengths))
     torch.testing.assert_close(found[0][0], found[1][0], **EXACT)
     for key, gradient in found[0][1].items():
-        assert (found[1][1][key] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, key
+        assert (found[1][1][key] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-5, key  # some are 0 but for rounding
 
 
 @pytest.mark.parametrize("options", [{"window": 0}, {"stride": 17}, {"stride": 0}, {"portion": 0}], ids=str)

@@ -281,6 +281,14 @@ def read_features(where: Path | str, part: str, name: str = BACKBONE) -> dict[st
     return {sentence: from_numpy(value) for sentence, value in found.items()}
 
 
+def made_with(where: Path | str, part: str, name: str = BACKBONE) -> str | None:
+    """The hash of the weights that a set's features were extracted with; None of SLRT's pickles, which do not say."""
+    place = _place(where)
+    if (place / PICKLES[part]).is_file():
+        return None
+    return read_index(find_shelf(place, part, name) / f"{part}.json").get("of", {}).get("weights")
+
+
 def _place(where: Path | str) -> Path:
     place, parts = paths.HOME / Path(where).expanduser(), str(where).split("/")
     if not place.exists() and len(parts) == 3 and parts[2][:1].isdecimal():

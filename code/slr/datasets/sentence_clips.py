@@ -124,7 +124,7 @@ class SentenceDataset(Dataset):
         return on_frame(box, side, height, width)
 
 
-RAGGED = ("frames", "points")  # a row for every frame
+RAGGED = ("frames", "points", "features")  # a row for every frame, or time step
 
 
 def packed(items: list[dict[str, Any]]) -> dict[str, Any]:

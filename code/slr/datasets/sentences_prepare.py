@@ -508,6 +508,7 @@ def _findings(prepared: Prepared) -> dict[str, Any]:
         "sentences_in_two_sets": len(_in_two_sets(kept, lambda s: s.gloss)),
         "signers_in_two_sets": _in_two_sets(kept, lambda s: s.signer or None),
         "same_frames": _same_frames(kept, looks),
+        "text": _text(kept),
         "left_out": left_out,
     }
 
@@ -544,6 +545,22 @@ def _untrained(sentences: list[Sentence]) -> dict[str, int]:
     return dict(Counter(gloss for s in sentences if s.set != "train" for gloss in s.gloss if gloss not in trained))
 
 
+def _text_words(text: str) -> list[str]:
+    """The words of a text; of Chinese, which does not part them, the characters."""
+    return re.findall(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+", text)
+
+
+def _text(sentences: list[Sentence]) -> dict[str, Any] | None:
+    """What a translation is learned from; None of a corpus without any."""
+    told = [s for s in sentences if s.text]
+    known = {word for s in told if s.set == "train" for word in _text_words(s.text)}
+    unknown = {part: Counter(word for s in told if s.set == part for word in _text_words(s.text) if word not in known)
+               for part in SETS}
+    return {"without": [_named(s) for s in sentences if not s.text], "vocabulary": len(known),
+            "unknown_words": {part: dict(words.most_common()) for part, words in unknown.items()},
+            "in_two_sets": len(_in_two_sets(told, lambda s: s.text))} if told else None
+
+
 def _in_two_sets(sentences: list[Sentence], key: Any) -> dict[str, list[str]]:
     places: dict[Any, set[str]] = defaultdict(set)
     for sentence in sentences:
@@ -571,7 +588,8 @@ def summary(report: dict[str, Any]) -> str:
         counts = f"{row['sentences']:10}{row['glosses']:9}{row['vocabulary']:10}{row['signers']:9}"
         lines.append(f"{part:8}{counts}   {text}")
     lines.append(f"{report['kept']} of {report['sentences']} sentences kept, a vocabulary of {report['vocabulary']} "
-                 f"glosses ({report['vocabulary_from']})")
+                 f"glosses ({report['vocabulary_from']})" +
+                 (f", texts of {report['text']['vocabulary']} words (training set)" if report["text"] else ""))
     return "\n".join([*lines, *(f"  {n:6} {what}" for what, n in findings(report) if n)])
 
 
@@ -580,6 +598,7 @@ def findings(report: dict[str, Any]) -> list[tuple[str, int]]:
     sets, doubles, others = report["sets"], report["same_frames"], report["differences"].values()
     unknown = sum(len(found) for found in report["unknown_glosses"].values())
     left_out = [(f"left out: {REASONS[why]}", n) for why, n in report["left_out_by_reason"].items()]
+    text = report["text"] or {"without": [], "unknown_words": {}, "in_two_sets": 0}
     return left_out + [
         ("left out: in no set", report["without_a_set"]),
         ("scored glosses that the vocabulary lacks", unknown),
@@ -597,6 +616,9 @@ def findings(report: dict[str, Any]) -> list[tuple[str, int]]:
         ("missing in another form of the annotation", len({i for d in others for i in d["not_there"]})),
         ("only in another form of the annotation", len({i for d in others for i in d["only_there"]})),
         ("glosses share a number in gloss2ids.pkl", sum(map(len, report["glosses_of_one_number"]))),
+        ("have no text", len(text["without"])),
+        ("words of texts that training lacks", len(set().union(*text["unknown_words"].values()))),
+        ("same text in several sets", text["in_two_sets"]),
     ]
 
 
@@ -608,6 +630,10 @@ def details(report: dict[str, Any]) -> str:
               f"{row['needed']} are needed" for row in report["infeasible"]]
     lines += [f"unknown gloss: {gloss}, {n} times in {part}" for part, found in report["unknown_glosses"].items()
               for gloss, n in found.items()]
+    text = report["text"] or {"without": [], "unknown_words": {}}
+    lines += [f"no text: {row['id']} ({row['set']})" for row in text["without"]]
+    lines += [f"unknown word: {word}, {n} times in {part}" for part, found in text["unknown_words"].items()
+              for word, n in found.items()]
     lines += [f"frames: {row['id']} ({row['set']}): {row['annotated']} annotated, {row['found']} found"
               for row in report["other_frame_counts"]]
     lines += [f"gap: {row['id']} ({row['set']}): {row['numbers_left_out']} numbers left out" for row in report["gaps"]]

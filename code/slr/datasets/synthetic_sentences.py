@@ -15,6 +15,7 @@ import functools
 import json
 import pickle
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ class Plan:
     said: tuple[int, ...]  # of `signs()`
     index: int
     seed: tuple[int, int]  # the split's seed and its name's checksum
+    text: str = ""  # the same in a spoken language, where it has one
 
     @property
     def gloss(self) -> tuple[str, ...]:
@@ -96,8 +98,14 @@ class Plan:
         return f"{NAMES[self.set]}/{self.id}.mp4"
 
 
-def _rng(seed: tuple[int, int], purpose: str, number: int = 0) -> np.random.Generator:
-    return np.random.default_rng([*seed, zlib.crc32(purpose.encode()), number])
+def seeds_of(split: str, seed: int) -> tuple[int, int]:
+    """What all chance of a split comes from: its seed and its name."""
+    return seed, zlib.crc32(split.encode())
+
+
+def chance(seeds: tuple[int, int], purpose: str, number: int = 0) -> np.random.Generator:
+    """The generator of one purpose and no other."""
+    return np.random.default_rng([*seeds, zlib.crc32(purpose.encode()), number])
 
 
 def _dealt(count: int, rng: np.random.Generator, taken: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -124,14 +132,22 @@ def _dealt(count: int, rng: np.random.Generator, taken: set[tuple[int, ...]]) ->
 
 def plans(split: str, size: Size, seed: int) -> list[Plan]:
     """All sentences of a split. The signers of a set say equally many; sets share neither signers nor sentences."""
-    seeds, out, people = (seed, zlib.crc32(split.encode())), list[Plan](), np.cumsum([0, *size.signers])
-    taken = set[tuple[int, ...]]()
+    taken, sets = set[tuple[int, ...]](), dict[str, list[tuple[tuple[int, ...], str]]]()
+    for part, count in zip(SETS, size.sentences, strict=True):
+        dealt = _dealt(count, chance(seeds_of(split, seed), f"sentences of {part}"), taken)
+        taken.update(dealt)
+        sets[part] = [(said, "") for said in dealt]
+    return cast(split, size, seed, sets)
+
+
+def cast(split: str, size: Size, seed: int, sets: Mapping[str, Sequence[tuple[tuple[int, ...], str]]]) -> list[Plan]:
+    """Plans of the sentences of every set, each what is said (of `signs()`) and its text: who signs which is chance,
+    every signer of a set equally many, and no signer is in two sets."""
+    seeds, out, people = seeds_of(split, seed), list[Plan](), np.cumsum([0, *size.signers])
     for k, part in enumerate(SETS):
-        sentences = _dealt(size.sentences[k], _rng(seeds, f"sentences of {part}"), taken)
-        who = _rng(seeds, f"turns of {part}").permutation(np.resize(np.arange(*people[k:k + 2]), len(sentences)))
-        out += [Plan(f"{split}-{len(out) + i + 1:05d}", part, int(person), said, len(out) + i, seeds)
-                for i, (said, person) in enumerate(zip(sentences, who, strict=True))]
-        taken.update(sentences)
+        who = chance(seeds, f"turns of {part}").permutation(np.resize(np.arange(*people[k:k + 2]), len(sets[part])))
+        out += [Plan(f"{split}-{len(out) + i + 1:05d}", part, int(person), said, len(out) + i, seeds, text)
+                for i, ((said, text), person) in enumerate(zip(sets[part], who, strict=True))]
     return out
 
 
@@ -214,7 +230,7 @@ class Film:
 
 def film(plan: Plan, pixels: int) -> Film:
     """Signer, scene and motion of a plan."""
-    rng, signer = _rng(plan.seed, "film", plan.index), make_signer(_rng(plan.seed, "signer", plan.signer_id))
+    rng, signer = chance(plan.seed, "film", plan.index), make_signer(chance(plan.seed, "signer", plan.signer_id))
     scene = make_scene(signer, rng, pixels)
     return Film(signer, scene, _said([signs()[number] for number in plan.said], signer, rng))
 
@@ -277,8 +293,15 @@ def draw(root: Path, split: str = "demo_continuous", seed: int = 42, size: Size 
         Mistake: something else is in the folder, a sentence cannot be drawn, or there are not so many.
     """
     size = size or SIZES.get(split, SIZES["demo_continuous"])
-    place, todo = root / "SYNTHETIC" / split, plans(split, size, seed)
-    parameters = {"version": [VERSION, synthetic.VERSION], "split": split, "seed": seed, **asdict(size)}
+    return draw_plans(root, split, seed, size, plans(split, size, seed), [VERSION, synthetic.VERSION], workers,
+                      progress)
+
+
+def draw_plans(root: Path, split: str, seed: int, size: Size, todo: list[Plan], version: list[int],
+               workers: int | None = None, progress: bool = False) -> Path:
+    """As `draw`, of any plans that follow from `version`, `split`, `seed` and `size`: what these have drawn is kept.
+    Where sentences have texts the corpus csv files are PHOENIX-2014T's."""
+    place, parameters = root / "SYNTHETIC" / split, {"version": version, "split": split, "seed": seed, **asdict(size)}
     _cleared(place, json.dumps(parameters) + "\n")
     workers = default_workers() if workers is None else workers
     if not (place / KEYPOINTS).exists():
@@ -326,10 +349,10 @@ def _write_keypoints(place: Path, size: Size, todo: list[Plan], workers: int) ->
 def _write_annotations(place: Path, todo: list[Plan], lines: dict[str, dict[str, Any]]) -> None:
     put(place / TIMES, "".join(json.dumps(lines[plan.id]) + "\n" for plan in todo))
     for part, (corpus, stm) in _annotations(place).items():
-        entries = [Entry(plan.id, part, f"Signer{plan.signer_id + 1:02d}", plan.gloss, folder=plan.video)
+        entries = [Entry(plan.id, part, f"Signer{plan.signer_id + 1:02d}", plan.gloss, plan.text, plan.video)
                    for plan in todo if plan.set == part]
         put(stm, stm_text(entries))
-        put(corpus, corpus_text(entries))
+        put(corpus, corpus_text(entries, translated=any(plan.text for plan in todo)))
 
 
 def read_times(place: Path) -> dict[str, list[tuple[int, int]]]:

@@ -67,19 +67,21 @@ def build(
     drop_p: float = 0.1,
     width: int = 512,
     frozen_blocks: int = 1,
+    last_relu: bool = True,
     bn_momentum: float | None = None,
     weights: Path | str | None = None,
 ) -> S3DSentence:
     """S3D_CTC for sentences of up to `frames` frames of `size` pixels and `num_classes` classes, the blank among them.
 
-    `width` is the head's. `frozen_blocks` (0 to 4) stay as they start, which is of use when they start from `weights`
-    or another experiment. Batch-norm's momentum in the backbone is 0.001 with weights and 0.1 without, as for S3D.
+    `width` and `last_relu` are the head's. `frozen_blocks` (0 to 4) stay as they start, which is of use when they start
+    from `weights` or another experiment. Batch-norm's momentum in the backbone is 0.001 with weights, 0.1 without, as
+    for S3D.
     """
     check_clip("S3D_CTC", frames, size)
     if frozen_blocks not in range(len(ENDS)):
         raise Mistake("S3D_CTC has no so many blocks to freeze", f"frozen_blocks = {frozen_blocks}", "give 0 to 4")
     whole = s3d.build(1, frames=max(frames, FEWEST), size=size, bn_momentum=bn_momentum, weights=weights)
     backbone = nn.Sequential(OrderedDict(features=up_to(4, whole.backbone)))
-    model = S3DSentence(backbone, GlossHead(CHANNELS, num_classes, width, drop_p), frozen_blocks)
+    model = S3DSentence(backbone, GlossHead(CHANNELS, num_classes, width, drop_p, last_relu), frozen_blocks)
     model.report = whole.report
     return model

@@ -35,10 +35,14 @@ def sinusoids(steps: int, width: int, device: torch.device | None = None) -> Ten
 
 
 class TemporalBlock(nn.Module):
-    """x + convolutions over time, C -> 4 C -> C, 3 steps wide: (N, T, C) -> (N, T, C)."""
+    """x + convolutions over time, C -> 4 C -> C, 3 steps wide: (N, T, C) -> (N, T, C).
 
-    def __init__(self, width: int, drop_p: float):
+    `last_relu`: behind the second convolution as well; the authors' program (SLRT) has none there.
+    """
+
+    def __init__(self, width: int, drop_p: float, last_relu: bool = True):
         super().__init__()
+        self.last_relu = last_relu
         self.norm = nn.LayerNorm(width)
         self.widen = nn.Conv1d(width, 4 * width, 3, padding=1)
         self.narrow = nn.Conv1d(4 * width, width, 3, padding=1)
@@ -47,7 +51,8 @@ class TemporalBlock(nn.Module):
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         y = frames.zero(self.norm(x), 1).transpose(1, 2)
         y = frames.zero(self.dropout(self.widen(y).relu()), 2)
-        return x + self.dropout(self.narrow(y).relu()).transpose(1, 2)
+        y = self.narrow(y)
+        return x + self.dropout(y.relu() if self.last_relu else y).transpose(1, 2)
 
 
 class GlossHead(nn.Module):
@@ -57,12 +62,12 @@ class GlossHead(nn.Module):
     features (N, T, width); then a linear layer with a row a class, `gloss`.
     """
 
-    def __init__(self, channels: int, num_classes: int, width: int = 512, drop_p: float = 0.1):
+    def __init__(self, channels: int, num_classes: int, width: int = 512, drop_p: float = 0.1, last_relu: bool = True):
         super().__init__()
         self.project = nn.Linear(channels, width)
         self.norm = nn.BatchNorm1d(width)
         self.dropout = nn.Dropout(drop_p)
-        self.block = TemporalBlock(width, drop_p)
+        self.block = TemporalBlock(width, drop_p, last_relu)
         self.last_norm = nn.LayerNorm(width)
         self.gloss = nn.Linear(width, num_classes)
 

@@ -89,9 +89,8 @@ class Continuous(Task):
 
     def _check_validation(self) -> None:
         """What would only be found out after the first epoch."""
-        stopping, reasons = self.config.early_stopping, [self._useless(sentence) for sentence in self.sentences("val")]
-        if stopping and stopping.metric == ("val", "wer") and not reasons:
-            raise Mistake("early stopping cannot watch the WER", "there is no validation set", "watch the loss")
+        reasons = [self._useless(sentence) for sentence in self.sentences("val")]
+        starting.refuse_to_watch_nothing(self.config, len(reasons))
         if reasons and all(reasons):
             raise Mistake("no sentence of the validation set has a loss", reasons[0],
                           "see report.json of preprocess.py")
@@ -109,15 +108,19 @@ class Continuous(Task):
 
     def _useless(self, sentence: Sentence) -> str:
         """Why nothing can be learnt from a sentence; "" where it can."""
-        data = self.config.data
         unknown = [gloss for gloss in sentence.gloss if gloss not in self.numbers]
         if not sentence.gloss:
             return "no gloss"
         if unknown:
             return f"glosses that the vocabulary lacks: {', '.join(unknown)}"
-        if not sentence_clips.is_feasible(sentence, most=data.num_frames, every=data.frame_stride, stride=self._stride):
-            return f"too few frames for its glosses: {sentence.num_frames} for {' '.join(sentence.gloss)}"
-        return ""
+        return self._too_short(sentence)
+
+    def _too_short(self, sentence: Sentence) -> str:
+        """Why its glosses have no room in it; "" where they have."""
+        data = self.config.data
+        if sentence_clips.is_feasible(sentence, most=data.num_frames, every=data.frame_stride, stride=self._stride):
+            return ""
+        return f"too few frames for its glosses: {sentence.num_frames} for {' '.join(sentence.gloss)}"
 
     def left_out(self) -> dict[str, str]:
         self.sentences("train")
@@ -129,7 +132,11 @@ class Continuous(Task):
     def size(self, part: str) -> int:
         return len(self.sentences(part))
 
-    def dataset(self, found: list[Sentence], train: bool) -> SentenceDataset:
+    def check_inputs(self, found: list[Sentence], part: str) -> None:
+        """Raises Mistake where what the model looks at is not there."""
+        _refuse_missing(found, part, self.split)
+
+    def dataset(self, found: list[Sentence], train: bool) -> Any:
         """These sentences as training, or else as evaluation looks at them."""
         data, seed = self.config.data, self.config.experiment.seed
         augment = Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter, data.jitter_p) if train else None
@@ -154,7 +161,7 @@ class Continuous(Task):
     def loader(self, part: str, train: bool) -> Any:
         data, seed, device = self.config.data, self.config.experiment.seed, self.runtime.device.type
         found = self.sentences(part)
-        _refuse_missing(found, part, self.split)
+        self.check_inputs(found, part)
         dataset = self.dataset(found, train)
         batches = EpochBatches(len(dataset), self.config.training.batch_size, shuffle=train, seed=seed,
                                rank=self.runtime.rank, world=self.runtime.world,
@@ -181,12 +188,12 @@ class Continuous(Task):
                 row[3:, :len(points)] = heatmaps(points.to(device, non_blocking=True), size, self.config.data.heatmap)
         return {**batch, "inputs": inputs if self._channels_last else inputs.contiguous(), "train": train}
 
-    def forward(self, model: nn.Module, batch: dict[str, Any]) -> Output:
+    def forward(self, model: nn.Module, batch: dict[str, Any]) -> Any:
         """Logits (N, T', K) and how many of the T' time steps each item has (N,)."""
         logits, steps = model(batch["inputs"], batch["lengths"])
         return logits.float(), steps
 
-    def losses(self, output: Output, batch: dict[str, Any]) -> Sums:
+    def losses(self, output: Any, batch: dict[str, Any]) -> Sums:
         """CTC over the items that can be aligned; in evaluation also 100 x errors of the best paths over words."""
         log_probs, steps = output[0].log_softmax(2), output[1]
         rows = self._alignable(batch, steps)
@@ -210,7 +217,7 @@ class Continuous(Task):
     def _words(self, labellings: list[tuple[int, ...]]) -> list[list[str]]:
         return [[self.classes[number] for number in labels] for labels in labellings]
 
-    def decode(self, output: Output, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
+    def decode(self, output: Any, batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
         """Records {id, set, reference, hypothesis, greedy, score, spans, steps, posteriors}.
 
         hypothesis is the best of the beam search, score its log-probability; spans are (gloss, first frame, one past
@@ -318,6 +325,7 @@ def _own_options(config: Config) -> dict[str, Any]:
         options |= vars(config.mamba)
     if entry.freezable:
         options["frozen_blocks"] = int(started) if keys.frozen_blocks is None else keys.frozen_blocks
+        options["last_relu"] = keys.last_relu is not False
     return options
 
 

@@ -127,13 +127,25 @@ class SentenceReader:
 
     # --- what the model says --------------------------------------------------------------------------------
 
+    def ready(self, frames: np.ndarray) -> dict[str, Any]:
+        """Frames (T, S, S, 3) uint8 as a prepared batch of one sentence; the model is in evaluation."""
+        self.task.model.eval()
+        return Continuous.prepare(self.task, batch_of(frames, list(range(len(frames)))), train=False)
+
     @torch.no_grad()
     def logits(self, frames: np.ndarray) -> Tensor:
         """Frames (T, S, S, 3) uint8, `most` at most -> logits (T', K) on the CPU."""
-        batch = self.task.prepare(_batch(frames, list(range(len(frames)))), train=False)
-        self.task.model.eval()
+        batch = self.ready(frames)
         with self.runtime.autocast(self.dtype):
             return self.task.forward(self.task.model, batch)[0][0].cpu()
+
+    def seen(self, frames: np.ndarray) -> Tensor:
+        """What is taken from every window, (T', C), and is put together for `finished`: the logits."""
+        return self.logits(frames)
+
+    def finished(self, seen: Tensor, batch: dict[str, Any]) -> dict[str, Any]:
+        """The record of the whole sentence; its batch has the numbers of the frames."""
+        return self.task.decode((seen[None], torch.tensor([len(seen)])), batch)[0]
 
     def warm_up(self, frames: int) -> None:
         """Look at so many black frames: the first look takes longer than the others."""
@@ -159,13 +171,12 @@ class SentenceReader:
         for number, frame in frames:
             if len(held) == self.most:
                 middle = (steps + hop) // 2  # of what it shares with the next
-                parts.append(self.logits(np.stack(held))[done:middle])
+                parts.append(self.seen(np.stack(held))[done:middle])
                 held, done = held[hop * self.stride:], middle - hop
             numbers.append(number)
             held.append(frame)
-        logits = torch.cat([*parts, self.logits(np.stack(held))[done:]])
-        output = logits[None], torch.tensor([len(logits)])
-        return {**self.task.decode(output, _batch(held[0][None], numbers))[0], "windows": len(parts) + 1}
+        whole = torch.cat([*parts, self.seen(np.stack(held))[done:]])
+        return {**self.finished(whole, batch_of(held[0][None], numbers)), "windows": len(parts) + 1}
 
 
 def camera_of(place: str) -> int | None:
@@ -178,7 +189,7 @@ def camera_of(place: str) -> int | None:
     return int(number)
 
 
-def _batch(frames: np.ndarray, numbers: list[int]) -> dict[str, Any]:
+def batch_of(frames: np.ndarray, numbers: list[int]) -> dict[str, Any]:
     """A batch of one sentence of which nothing is known but its frames (T, S, S, 3) and their numbers."""
     return sentence_clips.packed([{
         "ids": "video", "set": "test", "frames": frames, "indices": np.asarray(numbers), "targets": [],

@@ -182,7 +182,8 @@ def alignment(records: Records, sentences: Sequence[Sentence], path: Path, title
     from matplotlib.figure import Figure
 
     rows = chosen(records)
-    figure = Figure(figsize=(15, 3.8 * len(rows) + 0.5), layout="constrained", dpi=plots.DPI)
+    tall = 4.2 if "translation" in records[rows[0]] else 3.8
+    figure = Figure(figsize=(15, tall * len(rows) + 0.5), layout="constrained", dpi=plots.DPI)
     figure.suptitle(title, parse_math=False)
     for place, row in zip(np.ravel(figure.subfigures(len(rows), 1, squeeze=False)), rows, strict=True):
         _sentence(place, records[row], sentences[row])
@@ -193,8 +194,10 @@ def _sentence(figure: Any, record: dict[str, Any], sentence: Sentence) -> None:
     edges = record["steps"]
     first, last = edges[0], edges[-1]
     grid = figure.subplots(2, 1, height_ratios=(1, 1.2))
-    figure.suptitle(f"{record['id']}\nreference: {' '.join(record['reference'])}\nfound: "
-                    f"{' '.join(record['hypothesis'])}", fontsize=10, x=0.01, ha="left", parse_math=False)
+    lines = [record["id"], f"reference: {' '.join(record['reference'])}", f"found: {' '.join(record['hypothesis'])}"]
+    if "translation" in record:
+        lines += [f"text: {record['text']}", f"translation: {record['translation']}"]
+    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left", parse_math=False)
     shown = np.unique(np.linspace(first, last - 1, min(MOMENTS, last - first)).round().astype(int))
     width = (last - first) / len(shown)
     for k, image in enumerate(read_images(sentence, shown)):

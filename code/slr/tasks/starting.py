@@ -7,6 +7,7 @@ from slr import paths
 from slr.augment import UNCHANGED, Recipe
 from slr.catalogue import MODELS
 from slr.config import Config, DataSection
+from slr.errors import Mistake
 from slr.models.classifier import TwoParts, parameter_groups
 from slr.models.weights import kinetics_file
 from slr.paths import Experiment
@@ -22,12 +23,27 @@ def pretrained(config: Config) -> Path | None:
     return kinetics_file(config.model)
 
 
+def checkpoints_of(where: str) -> list[Path]:
+    """The same of several, with commas between them."""
+    whole = paths.HOME / Path(where).expanduser()
+    names = [where] if whole.exists() else [name.strip() for name in where.split(",")]
+    return [checkpoint_of(name) for name in names if name]
+
+
 def checkpoint_of(where: str) -> Path:
     """What `init_from` names: a checkpoint file, or MODEL/SPLIT/EXP_NO for its best.pth."""
     path, parts = paths.HOME / Path(where).expanduser(), where.split("/")
     if len(parts) == 3 and not path.exists():
         path = Experiment(parts[0], parts[1], parts[2]).newest_checkpoints().checkpoints / "best.pth"
     return path
+
+
+def refuse_to_watch_nothing(config: Config, items: int) -> None:
+    """Raises Mistake where early stopping looks at what only a validation set has, and that has no `items`."""
+    stopping = config.early_stopping
+    if stopping and stopping.metric in (("val", "wer"), ("val", "bleu4")) and not items:
+        raise Mistake(f"early stopping cannot watch the {stopping.metric[1].upper()}", "there is no validation set",
+                      "watch the loss")
 
 
 def groups(config: Config, model: TwoParts) -> list[dict[str, Any]]:
