@@ -92,8 +92,12 @@ def find_subject(args: argparse.Namespace) -> Trained:
                        ("training.batch_size", args.batch_size)):
         if value is not None:
             changes[key] = str(value)
-    return find_trained(args.model, args.split, args.exp_no, args.checkpoint, changes,
-                        name=getattr(args, "checkpoint_name", "best.pth"), results=args.out)
+    subject = find_trained(args.model, args.split, args.exp_no, args.checkpoint, changes,
+                           name=getattr(args, "checkpoint_name", "best.pth"), results=args.out)
+    if subject.config.experiment.task == "translation" and (args.num_frames or args.frame_size):
+        raise Mistake("-nf and -fs do nothing to translations", subject.config.model,
+                      "leave them out: what a clip is comes with the model that sees it")
+    return subject
 
 
 def label_of(args: argparse.Namespace, subject: Trained) -> str:

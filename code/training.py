@@ -157,7 +157,7 @@ def plan_of(config: Config, runtime: Any) -> Any:
     return FitPlan(
         epochs=keys.max_epoch, update_per_step=keys.update_per_step, eps=config.optimizer.eps,
         betas=config.optimizer.betas, dtype=runtime.precision(keys.precision), clip_norm=keys.clip_norm, ema=keys.ema,
-        compile=keys.compile, save_every=keys.save_every,
+        compile=keys.compile, save_every=keys.save_every, validate_every=keys.validate_every,
         best=config.best_metric, schedule=schedule,
         stopping=dataclasses.asdict(config.early_stopping) if config.early_stopping else None,
         bar=sys.stderr.isatty())

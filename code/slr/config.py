@@ -53,6 +53,7 @@ class TrainingSection:
     update_per_step: int = key(low=1)  # forward passes of one optimiser step
     max_epoch: int = key(low=1)
     save_every: int = key(5, low=1)  # epochs between numbered checkpoints
+    validate_every: int = key(0, low=0)  # steps between validations inside an epoch; 0: at its end alone
     best_metric: str = key("auto", choices=("auto", "loss", "acc", "wer", "bleu4"))  # of validation: picks best.pth
     precision: str = key("auto", choices=("auto", "fp32", "bf16", "fp16"))  # auto: bf16 on a GPU that has it
     clip_norm: float = key(0.0, low=0)  # largest gradient norm, 0 = no clipping
@@ -183,10 +184,10 @@ class TranslationSection:
     text_weight: float = key(1.0, low=0)
     # search
     beam_width: int = key(5, low=1)  # in tests; validation takes the likeliest token each time
-    length_penalty: float = key(1.0)  # log-probabilities are divided by length to this power
+    length_penalty: float = key(1.0, low=-50, high=50)  # log-probabilities are divided by length to this power
     max_length: int = key(100, low=1)  # tokens of a sentence
-    sweep_beams: tuple[int, ...] = key((), low=1)  # tests try these on the validation set, and these
-    sweep_penalties: tuple[float, ...] = key(())  # length penalties; the best pair is used on the test set
+    sweep_beams: tuple[int, ...] = key((), low=1)  # tests try these on the validation set, with these
+    sweep_penalties: tuple[float, ...] = key((), low=-50, high=50)  # penalties; the test set gets the best pair
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class FitPlan:
     ema: float = 0.0
     compile: bool = False
     save_every: int = 5
+    validate_every: int = 0  # steps, inside an epoch; 0: at its end alone
     best: tuple[str, str] = ("loss", "min")
     schedule: dict[str, Any] = field(default_factory=dict)
     stopping: dict[str, Any] | None = None
@@ -228,7 +229,7 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
             check_gradients(training, loaders["train"])
             while training.epoch < plan.epochs and not (training.stopper and training.stopper.over):
                 started = time.time()
-                train = _train_epoch(training, loaders["train"], stop, book, keeper, clock)
+                train = _train_epoch(training, loaders, stop, book, keeper, clock)
                 val = _validate(training, loaders.get("val"), stop, book, keeper)
                 _end_epoch(training, train, val, time.time() - started, book, keeper)
         finally:
@@ -318,10 +319,10 @@ class _Clock:
         self.step = took if self.step is None else 0.9 * self.step + 0.1 * took
 
 
-def _train_epoch(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper: Keeper,
+def _train_epoch(training: Fit, loaders: dict[str, Any], stop: StopFlag, book: Logbook, keeper: Keeper,
                  clock: _Clock) -> dict[str, float]:
     """The rest of the running epoch; the means of its losses over all items of the epoch."""
-    plan, watch = training.plan, _Watch(training)
+    plan, watch, loader = training.plan, _Watch(training), loaders["train"]
     batches, sizes = loader.batch_sampler, loader.batch_sampler.sizes()
     batches.start(training.epoch, training.step * plan.update_per_step)
     training.model.train()
@@ -342,6 +343,9 @@ def _train_epoch(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keep
             if watch.stopped:
                 watch.settle()
                 _leave(training, stop, book, keeper)
+            if plan.validate_every and training.step % plan.validate_every == 0 and training.step < training.steps:
+                watch.settle()
+                _look_in_between(training, loaders.get("val"), stop, book, keeper)
     watch.settle()
     if watch.stopped or (stop.name and training.runtime.world == 1):
         _leave(training, stop, book, keeper)
@@ -480,6 +484,21 @@ def _validate(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper:
         raise
 
 
+def _look_in_between(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper: Keeper) -> None:
+    """Validate inside an epoch, for best.pth alone: rates and early stopping go by whole epochs."""
+    found = _validate(training, loader, stop, book, keeper)
+    if not found:
+        return
+    _check_finite(training, found)
+    weights = _better(training, found)
+    train = {name: total / count for name, (total, count) in training.totals.items() if count}
+    _keep_best(training, keeper, {"train": train, "val": found[weights]}, weights, done=False)
+    book.tell(best=training.best)
+    if training.runtime.main:
+        tqdm.write(f"  step {training.step:>5}/{training.steps}  val " +
+                   " ".join(f"{k} {v:.4f}" for k, v in found[weights].items()))
+
+
 def _end_epoch(training: Fit, train: dict[str, float], found: dict[str, dict[str, float]], seconds: float,
                book: Logbook, keeper: Keeper) -> None:
     """Log, schedule, early stopping, checkpoints. The better of the candidates gives the epoch's validation figures."""
@@ -544,6 +563,7 @@ def _keep_best(training: Fit, keeper: Keeper, metrics: dict[str, Any], weights: 
     best, val, name = training.best, metrics["val"], training.plan.best[0]
     if val and (best is None or training.standing(val) < training.standing(best["val"])):
         training.best = {"metric": name, "value": val[name], "epoch": training.epoch, "weights": weights, "val": val}
+        training.best |= {"step": training.step} if training.step else {}  # inside the epoch after that one
     elif best is not None or not done:
         return
     keeper.save("best.pth", training.candidates[weights].state_dict(), training.epoch, metrics, weights=weights)

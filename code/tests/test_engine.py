@@ -506,3 +506,29 @@ def test_a_task_that_lacks_a_part_cannot_be_made():
 
     with pytest.raises(TypeError, match="losses"):
         Half()
+
+
+# --- validation inside an epoch -----------------------------------------------------------------------------
+
+def test_looking_in_between_changes_nothing_but_best(tmp_path):
+    """The same weights and log; best.pth is the lowest loss that validation ever saw."""
+    plain = task(model_params__drop_p=0.3)
+    _, rows = fit(tmp_path / "a", plain, plan(update_per_step=1))
+    looked = task(model_params__drop_p=0.3)
+    training, others = fit(tmp_path / "b", looked, plan(update_per_step=1, validate_every=1))
+    assert torch.equal(weights(plain), weights(looked)) and figures(rows) == figures(others)
+    best = checkpoint.load(tmp_path / "b" / "best.pth")
+    looked.model.load_state_dict(best["model_state_dict"])
+    loss = engine.evaluate(looked, looked.loader("val", train=False), CPU)[0]["loss"]
+    assert loss == pytest.approx(training.best["value"], abs=1e-6) == best["metrics"]["val"]["loss"]
+    assert training.best["value"] <= min(row["val"]["loss"] for row in rows)
+
+
+def test_the_best_may_lie_inside_an_epoch(tmp_path):
+    of, losses = task(), iter([0.5, 0.3, 0.9])
+    of.validation = lambda means, records: {**means, "loss": next(losses)}
+    training, rows = fit(tmp_path, of, plan(epochs=1, update_per_step=1, validate_every=1))
+    assert (training.best["value"], training.best["step"], training.best["epoch"]) == (0.3, 2, 0)
+    assert [row["val"]["loss"] for row in rows] == [0.9]
+    best, last = (checkpoint.load(tmp_path / name)["model_state_dict"] for name in ("best.pth", "checkpoint_001.pth"))
+    assert any(not torch.equal(best[name], last[name]) for name in best)

@@ -108,6 +108,14 @@ class SignToText(Continuous):
 
     # --- data -----------------------------------------------------------------------------------------------
 
+    def sentences(self, part: str) -> list[Sentence]:
+        """Those with a text: of the others no set can tell how well they are translated."""
+        known = part in self._sentences
+        found = super().sentences(part)
+        if not known:
+            self._sentences[part] = found = [sentence for sentence in found if sentence.text]
+        return found
+
     def _useless(self, sentence: Sentence) -> str:
         return super()._useless(sentence) or ("" if sentence.text else "no text")
 
@@ -254,6 +262,8 @@ def _fresh(cls: type[SignToText], config: Config, runtime: Runtime) -> SignToTex
     classes = sentences.load_vocabulary(root, config.split)
     visual = _visual(config, sign2gloss)
     spoken, signed = languages(keys, config.split)
+    if gloss2text and keys.language == "auto":
+        spoken = gloss2text["meta"]["language"]
     texts = [s.text for s in sentences.load_sentences(root, config.split, "train")]
     tokenizer = translators.chosen(keys, spoken, gloss2text["meta"]["tokenizer"] if gloss2text else None, texts)
     if gloss2text:
@@ -305,10 +315,12 @@ def _visual(config: Config, sign2gloss: Content | None) -> dict[str, Any]:
             raise Mistake(f"{own.model} has no gloss features that a mapper could read", "its head is a single layer",
                           "start from a model whose name ends in _CTC")
         channels, width = table.shape[1], table.shape[0]
-        weights = {"weights": checkpoint.weights_hash(sign2gloss["model_state_dict"])}
+        made_with = {}
+        if config.translation.features:
+            made_with["weights"] = checkpoint.weights_hash(sign2gloss["model_state_dict"])
         return {"model": own.model, "channels": channels, "width": width, "fps": own.decoding.fps,
                 "clip": _clip(own.data), "last_relu": own.model_params.last_relu is not False,
-                **(weights if config.translation.features else {})}
+                **made_with}
     bare = {"width": 512, "last_relu": True, "fps": config.decoding.fps, "clip": _clip(config.data)}
     model, over = canonical(config.translation.visual), config.translation.features
     if MODELS[model].task != "continuous" or not (over or model.endswith("_CTC")):
