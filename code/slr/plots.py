@@ -32,7 +32,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (RED, (0, (5, 1, 1, 1))))
 COLOURS = dict(zip(METRICS, (BLUE, ORANGE, GREEN), strict=True))
 INK, GREY, LIGHT = "#303030", "#5a5a5a", "#e4e4e4"
-WORDS = {"acc": "accuracy", "lr": "learning rate", "wer": "WER", "f1": "F1", "bleu": "BLEU"}
+WORDS = {"acc": "accuracy", "lr": "learning rate", "wer": "WER", "f1": "F1", "bleu": "BLEU", "bleu4": "BLEU-4"}
 # drawn from where installed, for the glyphs that DejaVu Sans lacks
 FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei",
              "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB",

@@ -297,3 +297,26 @@ def test_the_small_split_by_command(tmp_path, capsys):
     assert "96 of 96 sentences kept, a vocabulary of 20 glosses (training set), texts of" in capsys.readouterr().out
     loaded = load_sentences(tmp_path, SMALL, "test")
     assert len(loaded) == 24 and all(s.text == language()[s.gloss].text for s in loaded)
+
+
+def test_the_baseline_of_the_nearest_sentence(tmp_path, monkeypatch, capsys):
+    """A sentence that training has is its own nearest, and copied glosses are no text."""
+    import importlib.util
+
+    from slr.datasets.sentences import Sentence, write_sentences
+    from slr.paths import ROOT, sentences
+
+    spec = importlib.util.spec_from_file_location("nearest_text", ROOT / "code" / "benchmarks" / "nearest_text.py")
+    nearest_text = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nearest_text)
+    texts = {"MOTHER SCHOOL GO": "the mother goes to the school .", "RAIN": "it rains today and tomorrow ."}
+    for part, name in (("train", "train"), ("test", "test")):
+        rows = [Sentence(f"{part}{i}", part, tuple(gloss.split()), text=text)
+                for i, (gloss, text) in enumerate(texts.items())]
+        write_sentences(sentences(tmp_path, "little") / f"{name}.jsonl", rows)
+    (sentences(tmp_path, "little") / "report.json").write_text('{"frames": "."}')
+    monkeypatch.setenv("SLR_DATA", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["nearest_text.py", "little"])
+    assert nearest_text.main() == 0
+    glosses, nearest, _ = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
+    assert nearest == 100.0 and glosses < 1
