@@ -262,6 +262,9 @@ def say_stream(args: argparse.Namespace, reader: Any) -> None:
     """The glosses of a running video as they become certain, then what the stream was like."""
     from slr import streaming
 
+    if reader.task.config.experiment.task == "translation":
+        note("a stream has no end: glosses are said, not the spoken sentence")
+
     seconds = {name: getattr(args, name) for name in ("window", "hop", "margin") if getattr(args, name) is not None}
     pace = streaming.Pace.of(reader.rate, reader.stride, reader.most, **seconds)
     reader.warm_up(pace.window * pace.stride)

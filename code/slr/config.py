@@ -160,7 +160,7 @@ class TranslationSection:
     language: str = key("auto")  # of the text: de_DE, zh_CN, en_XX, …; auto: as SPLIT is called
     gloss_language: str = key("auto")  # de_DGS, zh_CSL, …; auto: the one that goes with SPLIT
     # the small translator
-    tokens: str = key("word", choices=("word", "char", "pieces"))
+    tokens: str = key("auto", choices=("auto", "word", "char", "pieces"))  # auto: of Chinese characters, else words
     pieces: int = key(1000, low=16)  # SentencePiece's vocabulary, where tokens = 'pieces'
     width: int = key(256, low=4)
     layers: int = key(3, low=1)  # of the encoder, and as many of the decoder
@@ -348,9 +348,11 @@ def _fill_in(raw: dict[str, dict[str, Any]], model: str) -> None:
     data, rates = raw.setdefault("data", {}), raw.setdefault("optimizer", {})
     data.setdefault("num_frames", catalogue.MODELS[model].default_frames)
     data.setdefault("frame_size", catalogue.MODELS[model].default_size)
+    seen = raw.get("translation", {}).get("features")
+    lacks = ("backbone", "classifier") if model == "Gloss2Text" else ("backbone",) if seen else ()
     for end in ("init_lr", "weight_decay"):
         given = [rates[f"{part}_{end}"] for part in ("classifier", "translator") if f"{part}_{end}" in rates]
-        for part in ("backbone", "classifier") if given else ():
+        for part in lacks if given else ():
             rates.setdefault(f"{part}_{end}", given[0])
     raw["model_params"].setdefault("pretrained", raw.get("translation", {}).get("translator") == "mbart")
 
@@ -592,6 +594,9 @@ def _check_metrics(config: Config, source: str) -> None:
                       f"it is {' or '.join(known)}")
     if config.early_stopping:
         part, metric = config.early_stopping.metric
+        rising = metric == "bleu4" and config.early_stopping.mode == "min"
+        if rising:
+            raise Mistake(f"{source}: early_stopping.mode cannot be min", "BLEU-4 is to rise", "give mode = 'max'")
         if part not in ("train", "val") or metric not in known or (part == "train" and metric in ("wer", "bleu4")):
             raise Mistake(f"{source}: early_stopping.metric cannot be {config.early_stopping.metric}", "",
                           f"it is ('val' or 'train', {' or '.join(map(repr, known))}); wer and bleu4 only of val")

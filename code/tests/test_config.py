@@ -301,7 +301,7 @@ def fitting(sections: dict, model: str) -> str:
     change("training", mixup=0.0, label_smoothing=0.0)
     change("data", num_frames=4 * sections["data"].num_frames, store="video")
     change("scheduler", mode="min")
-    change("early_stopping", metric=("val", metric))
+    change("early_stopping", metric=("val", metric), mode="max" if metric == "bleu4" else "min")
     sections["decoding"] = sections["decoding"] or configuration.DecodingSection()
     return model
 

@@ -1106,3 +1106,56 @@ def test_mistakes_of_training_end_without_a_traceback(place, monkeypatch, capsys
     assert "Sign2Text has nothing to start from" in said.err and "Traceback" not in said.err
     status = json.loads((place / "runs" / SPLIT / "Sign2Text_001" / "status.json").read_text())
     assert status["exit_code"] == 2 and "nothing to start from" in status["reason"]
+
+
+# --- what a cold review found -------------------------------------------------------------------------------
+
+def test_mbarts_forms_of_chinese_are_the_references():
+    """mBART says half-width forms alone; a translation that is right is so in either."""
+    keys = config_of(GLOSS2TEXT, "Gloss2Text", {}).translation
+    chinese = speech.Speech(keys, "zh_CN", None)
+    reference = chinese.clean("今天 要比昨天冷，你好吗？")
+    assert reference == "今天要比昨天冷,你好吗?" == chinese.written("今天要比昨天冷，你 好吗？")
+    record = [{"text": reference, "translation": chinese.written("今天要比昨天冷,你好吗?"), "greedy": ""}]
+    assert chinese.bleu4(record, "translation") == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("said", "written"), [("es regnet.", "es regnet ."), ("es regnet .", "es regnet ."),
+                                               ("es  regnet", "es regnet"), (".", "."), ("", ""), ("ja ..", "ja ..")])
+def test_a_final_dot_stands_alone_and_none_is_given_away(said, written):
+    keys = config_of(GLOSS2TEXT, "Gloss2Text", {}).translation
+    assert speech.Speech(keys, "de_DE", None).written(said) == written
+
+
+def test_chinese_is_spelled_by_default():
+    keys = config_of(GLOSS2TEXT, "Gloss2Text", {}).translation
+    texts = ["今天冷", "明天热"]
+    assert translators.chosen(keys, "zh_CN", None, texts).encode("今天热")
+    sizes = [translators.chosen(replace(keys, tokens=tokens), "zh_CN", None, texts).size for tokens in ("char", "auto")]
+    assert sizes[0] == sizes[1] == 4 + 5
+
+
+def test_rates_that_are_needed_are_asked_for():
+    bare = SIGN2TEXT.replace(OPTIMIZER, "[optimizer]\neps = 1e-8\n")
+    with pytest.raises(Mistake, match=r"\[optimizer\] lacks"):
+        parse_config(bare, Experiment("Sign2Text", SPLIT, "1"))
+    over = bare.replace("mapper_init_lr", "classifier_init_lr = 1e-3\nclassifier_weight_decay = 0\nmapper_init_lr")
+    with pytest.raises(Mistake, match="backbone_init_lr"):
+        parse_config(over, Experiment("Sign2Text", SPLIT, "1"))
+    over = over.replace("[translation]", "[translation]\nfeatures = 'somewhere'")
+    assert parse_config(over, Experiment("Sign2Text", SPLIT, "1")).optimizer.backbone_init_lr == 1e-3
+
+
+def test_bleu_is_to_rise():
+    text = GLOSS2TEXT + "[early_stopping]\nmetric = ('val', 'bleu4')\nmode = 'min'\npatience = 1\nmin_delta = 0"
+    with pytest.raises(Mistake, match="mode cannot be min"):
+        parse_config(text, Experiment("Gloss2Text", SPLIT, "1"))
+
+
+def test_unknown_glosses_begin_as_zeros(place):
+    assert not gloss2text().model.gloss_embedding.weight[0].any()
+
+
+def test_the_language_follows_the_corpus_of_the_split():
+    keys = config_of(GLOSS2TEXT, "Gloss2Text", {}).translation
+    assert speech.languages(keys, "phoenix2014t_mine")[0] == "de_DE" and speech.languages(keys, "mine")[0] == "en_XX"

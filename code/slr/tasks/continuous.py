@@ -339,8 +339,18 @@ def _start_from(model: SentenceModel | Classifier, config: Config, classes: list
                       f"set model_params.init_from to a checkpoint of {' or '.join(filter(None, fitting))}")
     state = content["model_state_dict"]
     if content.get("model") == config.model:
+        _check_head(content, config, shown(path))
         old = content["meta"]["classes"]
         model.report = (classifier.init_from(model, state, old, classes) if isinstance(model, Classifier)
                         else init_from(model, state, old, classes, shown(path)))
     else:
         model.report = load_backbone(model, from_old(state, str(fitting[1])), shown(path))
+
+
+def _check_head(content: dict[str, Any], config: Config, source: str) -> None:
+    """Raises Mistake where the heads differ in a ReLU, which no weight shows."""
+    theirs = content.get("config", {}).get("model_params", {}).get("last_relu") is not False
+    if theirs != (config.model_params.last_relu is not False):
+        raise Mistake(f"the head in {source} computes something else",
+                      f"it was trained with{'' if theirs else 'out'} a ReLU behind its last convolution",
+                      f"set model_params.last_relu = {theirs}")

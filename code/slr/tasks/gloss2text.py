@@ -69,14 +69,17 @@ class GlossToText(Task):
         classes, older = sentences.load_vocabulary(root, config.split), _older(config)
         texts = [s.text for s in sentences.load_sentences(root, config.split, "train")]
         tokenizer = translators.chosen(keys, spoken, older["meta"]["tokenizer"] if older else None, texts)
-        translator = translators.new(keys, tokenizer, signed, pretrained and not older)
-        model = Gloss2Text(len(classes), translator)
         if older:
+            plain = older["meta"]["translator"]
+            model = Gloss2Text(len(classes), translators.again(plain, tokenizer, keys))
             translators.start_from(model, older, classes, config.model_params.init_from)
+            spoken = older["meta"]["language"] if keys.language == "auto" else spoken
         else:
-            translators.start_glosses(model, classes, keys)
-        return cls(config, runtime, model, classes, Speech(keys, spoken, tokenizer),
-                   translators.plain_of(translator, keys))
+            translator = translators.new(keys, tokenizer, signed, pretrained)
+            plain = translators.plain_of(translator, keys)
+            model = Gloss2Text(len(classes), translator)
+            translators.start_glosses(model, classes, keys, tokenizer, signed)
+        return cls(config, runtime, model, classes, Speech(keys, spoken, tokenizer), plain)
 
     def meta(self) -> dict[str, Any]:
         return {"classes": self.classes, "translator": self.translator, "tokenizer": self.speech.tokenizer.plain(),

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slr import paths, text
-from slr.config import TranslationSection
+from slr import paths
+from slr.config import TranslationSection, read_config
 from slr.datasets.sentences import Sentence, load_sentences
 from slr.errors import Mistake
 from slr.models.prune import prune
-from slr.paths import SETS, shown
-from slr.tasks.speech import languages
+from slr.paths import SETS, Experiment, shown
+from slr.tasks.speech import cleaned, languages
 
 
 def prune_for(split: str, root: Path, source: str, folder: Path, parts: Sequence[str] = ("train",)) -> str:
@@ -20,10 +20,17 @@ def prune_for(split: str, root: Path, source: str, folder: Path, parts: Sequence
     """
     found = [sentence for part in parts for sentence in load_sentences(root, split, part)]
     texts, glosses = words_of(found, split)
-    spoken, signed = languages(TranslationSection(), split)
-    report = prune(source, folder, [text.clean(sentence, spoken) for sentence in texts], glosses, spoken, signed)
+    spoken, signed = languages(_settings(split), split)
+    report = prune(source, folder, [cleaned(sentence, spoken) for sentence in texts], glosses, spoken, signed)
     whose = "all sets" if len(parts) == len(SETS) else " and ".join(parts)
     return summary(report, shown(paths.HOME / folder.expanduser()), f"{split}: {len(texts)} texts of {whose}, {spoken}")
+
+
+def _settings(split: str) -> TranslationSection:
+    """Those of Gloss2Text SPLIT 1, which can name the languages of a split that is called after no corpus."""
+    experiment = Experiment("Gloss2Text", split, "1")
+    own = read_config(experiment).translation if experiment.config_file.is_file() else None
+    return own or TranslationSection()
 
 
 def words_of(found: Sequence[Sentence], split: str) -> tuple[list[str], list[str]]:

@@ -239,6 +239,8 @@ class SignToText(Continuous):
     def report(self, records: list[dict[str, Any]], folder: Path, name: str, **options: Any) -> list[Path]:
         """The files of Gloss2Text; those of sentences, named `name`_glosses-something, about the glosses."""
         graphs = options.pop("graphs", self.graphs)
+        if graphs and self._dealt is not None:
+            raise Mistake("shuffled signing has no alignment", "the frames are another sentence's", "leave -al out")
         if not self.visual["model"] or any(s.frames is None or not s.path.exists()
                                            for part in self._sentences.values() for s in part):
             graphs = ()  # there is nothing to show
@@ -369,8 +371,11 @@ def _start(model: Sign2Text, sign2gloss: Content | None, gloss2text: Content | N
            source: str) -> None:
     """The weights of both checkpoints; of other glosses than theirs the rows stay new."""
     if sign2gloss and isinstance(model.visual, SentenceModel):
-        model.visual.report = init_from(model.visual, sign2gloss["model_state_dict"], sign2gloss["meta"]["classes"],
-                                        classes, source)
+        report = model.visual.report = init_from(model.visual, sign2gloss["model_state_dict"],
+                                                 sign2gloss["meta"]["classes"], classes, source)
+        if not set(report.shared) - {sentences.BLANK}:
+            raise Mistake("the checkpoint of sentences knows none of these glosses", f"{', '.join(classes[1:4])}, …",
+                          "start from one that was trained on this split, or on its glosses")
     if gloss2text and isinstance(model.mapper, Expectation):
         rows = {gloss: number for number, gloss in enumerate(gloss2text["meta"]["classes"])}
         table = model.mapper.embedding.detach().clone()

@@ -1,6 +1,8 @@
 """The text side of a translation: what a sentence is cleaned to, its tokens, the loss of what a translator says of it,
 and the search for what it would say itself."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,10 +25,16 @@ Records = Sequence[dict[str, Any]]
 
 def languages(keys: TranslationSection, split: str) -> tuple[str, str]:
     """(Of the text, of the glosses): as the config says, else as the split is called."""
-    own = LANGUAGES.get(split, BUILT_IN)
+    own = next((pair for name, pair in LANGUAGES.items() if split.startswith(name)), BUILT_IN)
     pairs = zip((keys.language, keys.gloss_language), own, strict=True)
     spoken, signed = (default if given == "auto" else given for given, default in pairs)
     return spoken, signed
+
+
+def cleaned(sentence: str, language: str) -> str:
+    """What is trained on and scored against: `text.clean`; Chinese in half-width forms, since mBART says no others."""
+    half = unicodedata.normalize("NFKC", sentence) if language.startswith("zh") else sentence
+    return text.clean(half, language)
 
 
 class Speech:
@@ -50,7 +58,13 @@ class Speech:
         return {name: getattr(self.keys, name) for name in ("beam_width", "length_penalty", "max_length")}
 
     def clean(self, sentence: str) -> str:
-        return text.clean(sentence, self.language)
+        return cleaned(sentence, self.language)
+
+    def written(self, said: str) -> str:
+        """What was generated as `clean` would write it; nothing is added to it, but a blank before a final dot."""
+        if self.language.startswith("zh"):
+            return self.clean(said)
+        return re.sub(r"(?<=[^\s.])\.$", " .", " ".join(said.split()))
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -81,10 +95,13 @@ class Speech:
                                    max_length=min(most), length_penalty=self.keys.length_penalty,
                                    device=heard[0][1].vectors.device,
                                    banned=[n for n in (tokenizer.pad, tokenizer.start) if n != tokenizer.end])
-        return [tokenizer.decode(beam[0].tokens) if beam else "" for beam in found]
+        return [self.written(tokenizer.decode(beam[0].tokens)) if beam else "" for beam in found]
 
     def texts(self, heard: Sequence[tuple[Translator, Source]], quick: bool) -> list[dict[str, str]]:
-        """Of each item {translation, greedy}: the search's, and the likeliest token each time; `quick`: only that."""
+        """Of each item {translation, greedy_translation}: what the search finds, and the likeliest token each time.
+
+        `quick`: that alone, as both.
+        """
         greedy = self.say(heard)
         wide = self.keys.beam_width > 1 and not quick
         best = self.say(heard, self.keys.beam_width) if wide else greedy

@@ -16,7 +16,7 @@ from slr.config import OptimizerSection, TranslationSection
 from slr.errors import Mistake
 from slr.models.sign2text import Gloss2Text
 from slr.models.translator import SmallTranslator, Translator
-from slr.tasks.speech import Speech
+from slr.tasks.speech import Speech, cleaned
 
 SIZES = ("width", "layers", "heads", "ffn")
 Content = dict[str, Any]
@@ -33,10 +33,11 @@ def chosen(keys: TranslationSection, spoken: str, tokens: dict[str, Any] | None,
         from slr.models.mbart import MBartText
 
         return MBartText.load(keys.mbart, spoken)
-    cleaned = [text.clean(sentence, spoken) for sentence in texts]
+    clean = [cleaned(sentence, spoken) for sentence in texts]
     if keys.tokens == "pieces":
-        return text.PieceVocabulary.build(cleaned, keys.pieces)
-    return text.WordVocabulary.build(cleaned, keys.tokens)
+        return text.PieceVocabulary.build(clean, keys.pieces)
+    auto = "char" if spoken.startswith("zh") else "word"
+    return text.WordVocabulary.build(clean, auto if keys.tokens == "auto" else keys.tokens)
 
 
 def tokenizer_of(plain: dict[str, Any]) -> Any:
@@ -77,17 +78,25 @@ def plain_of(translator: Translator, keys: TranslationSection) -> dict[str, Any]
     return translator.plain()  # type: ignore[operator]
 
 
-def start_glosses(model: Gloss2Text, classes: Sequence[str], keys: TranslationSection) -> None:
-    """Begin with the gloss embeddings that lie in mBART's folder, of the glosses that these have; the blank's is 0."""
-    from slr.models.gloss_table import TABLE, gloss_rows, read_gloss_table
+def start_glosses(model: Gloss2Text, classes: Sequence[str], keys: TranslationSection, tokenizer: Any,
+                  signed: str) -> None:
+    """Under mBART begin with the means of the glosses' sub-tokens: of the table in its folder, else of its embedding.
 
-    table = paths.HOME / Path(keys.mbart).expanduser() / TABLE
-    if keys.translator == "small" or not table.is_file():
+    What stands for glosses that are not known is mBART's <unk>, or 0 under the small translator, where it never learns.
+    """
+    with torch.no_grad():
+        model.gloss_embedding.weight[0] = 0
+    if keys.translator == "small":
         if keys.freeze_gloss:
-            raise Mistake("translation.freeze_gloss would freeze random embeddings", f"{paths.shown(table)} is missing",
-                          "prune mBART first (preprocess.py --prune_mbart), or leave the key out")
+            raise Mistake("translation.freeze_gloss would freeze random embeddings", "the translator is small",
+                          "leave the key out")
         return
-    rows, known = gloss_rows(read_gloss_table(table), classes)
+    from slr.models.gloss_table import TABLE, gloss_means, gloss_rows, read_gloss_table
+
+    file = paths.HOME / Path(keys.mbart).expanduser() / TABLE
+    embedding: Any = model.translator.model.model.shared.weight  # type: ignore[union-attr]
+    table = read_gloss_table(file) if file.is_file() else gloss_means(embedding, tokenizer, classes[1:], signed)
+    rows, known = gloss_rows(table, ["<unk>", *classes[1:]])
     with torch.no_grad():
         model.gloss_embedding.weight[known] = rows[known].to(model.gloss_embedding.weight)
 
