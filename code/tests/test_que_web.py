@@ -263,14 +263,18 @@ def test_a_used_port_and_none_at_all_are_mistakes(night):
 
 
 def test_serve_tells_where_and_ends_on_ctrl_c():
-    code = "from que import web; web.serve(None, 0, lambda: {'jobs': []})"
+    code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's `&` has it ignored
+            "from que import web; web.serve(None, 0, lambda: {'jobs': []})")
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
         url = re.match(r"http://127\.0\.0\.1:\d+/", line)[0]
         with urllib.request.urlopen(url + "api/state", timeout=5) as answer:
             assert json.load(answer) == {"jobs": [], "counts": {}}
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 0 and "ssh -L" in line
+        try:
+            assert process.wait(20) == 0 and "ssh -L" in line
+        finally:
+            process.kill()
 
 
 # --- the page in a real browser
