@@ -558,7 +558,7 @@ def test_two_processes_equal_one(bench):
     one = bench.log("001", model="Swin3D_T")
     two = read_log(bench.folder / "two" / "little" / "Swin3D_T_001" / "log.jsonl")
     assert len(one) == len(two) == 2
-    for a, b, near in zip(one, two, (1e-5, 1e-4), strict=True):  # AdamW makes whole steps of gradients that are rounding
+    for a, b, near in zip(one, two, (1e-5, 1e-4), strict=True):  # AdamW makes steps of what is rounding
         for part in ("train", "val"):
             assert a[part]["loss"] == pytest.approx(b[part]["loss"], rel=near, abs=near)
             assert a[part]["acc"] == b[part]["acc"]
