@@ -208,6 +208,9 @@ def translate(trained: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
         raise Mistake("a sentence has no gloss", "one of the words is empty", 'give them as in "REGEN MORGEN"')
     task, _ = rebuild(trained, args.device, seed=42)
     unknown = sorted({gloss for glosses in sentences for gloss in glosses if gloss not in task.numbers})
+    if unknown and not any(gloss in task.numbers for glosses in sentences for gloss in glosses):
+        raise Mistake("the model knows none of these glosses", " ".join(unknown),
+                      f"give glosses as SPLIT writes them, each sentence in quotes: \"{' '.join(task.classes[1:4])}\"")
     note(f"the model does not know {', '.join(unknown)}" if unknown else "")
     texts = task.translate(sentences)
     if not args.json:

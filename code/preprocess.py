@@ -273,14 +273,16 @@ def prepare_all(args: argparse.Namespace) -> int:
 def make_weights(args: argparse.Namespace) -> int:
     """What --prune_mbart or --import_published asks for."""
     (split,), root = args.asl_split, paths.data_root(args.data)
+    folders = [str(Path(name).resolve()) if name and Path(name).is_dir() else name  # as a shell means it
+               for name in (args.prune_mbart, *(args.import_published or ()))]
     if args.prune_mbart is not None:
         from slr.tasks.pruning import prune_for
         parts = paths.SETS if args.prune_from == "all" else paths.SETS[:1]
-        print(prune_for(split, root, args.prune_mbart, args.to, parts))
+        print(prune_for(split, root, folders[0], args.to, parts))
         return errors.DONE
     from slr.tasks.importing import import_published
     target = args.to or root / "pretrained" / split
-    failed = import_published(split, root, args.import_published, target, data=args.data, replace=args.replace)
+    failed = import_published(split, root, folders[1:], target, data=args.data, replace=args.replace)
     for error in failed:
         print(f"error: {error}", file=sys.stderr)
     return errors.MISTAKE if failed else errors.DONE

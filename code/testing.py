@@ -257,7 +257,7 @@ def _check_graphs(graphs: tuple[str, ...], task: Any) -> None:
     unknown = [graph for graph in graphs if graph not in task.graphs]
     if unknown:
         raise Mistake(f"this task has no such graph: its name is {task.config.experiment.task}", ", ".join(unknown),
-                      f"there are {', '.join(task.graphs)}")
+                      f"there are {', '.join(task.graphs) or 'none'}")
 
 
 def _save_part(args: argparse.Namespace, subject: Trained, task: Any, records: list[dict[str, Any]]) -> list[Path]:
@@ -371,7 +371,8 @@ def board(args: argparse.Namespace) -> int:
     found = map(_board_row, sorted(paths.runs_root().glob(f"{args.split or '*'}/*/results*/best_val_loss.json")))
     rows = [row for row in found if row]
     if not rows:
-        raise Mistake("there are no results", shown(paths.runs_root()), "run testing.py full MODEL SPLIT EXP_NO first")
+        raise Mistake(f"there are no results{f' on {args.split}' if args.split else ''}", shown(paths.runs_root()),
+                      "run testing.py full MODEL SPLIT EXP_NO first")
     rows.sort(key=lambda row: (_board_kind(row), row["split"], row.get("wer", -row.get("bleu4", row.get("top1", 0)))))
     if args.csv:
         _write_csv(rows, args.csv)

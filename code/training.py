@@ -282,7 +282,9 @@ def _train(args: argparse.Namespace, config: Config, experiment: Experiment, boo
         if _first():
             print(report)
     else:
-        _fit(args, config, experiment, task, book, content, last)
+        for name, (old, new) in configuration.changes_between(config, task.config).items():
+            _note(f"{name}: {old!r} -> {new!r}, as what it starts from has it")
+        _fit(args, task.config, experiment, task, book, content, last)
 
 
 def _open_folder(args: argparse.Namespace, experiment: Experiment, book: logbook.Logbook) -> None:

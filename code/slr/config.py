@@ -185,7 +185,7 @@ class TranslationSection:
     # search
     beam_width: int = key(5, low=1)  # in tests; validation takes the likeliest token each time
     length_penalty: float = key(1.0, low=-50, high=50)  # log-probabilities are divided by length to this power
-    max_length: int = key(100, low=1)  # tokens of a sentence
+    max_length: int = key(100, low=2)  # tokens of a sentence
     sweep_beams: tuple[int, ...] = key((), low=1)  # tests try these on the validation set, with these
     sweep_penalties: tuple[float, ...] = key((), low=-50, high=50)  # penalties; the test set gets the best pair
 
@@ -354,6 +354,9 @@ def _fill_in(raw: dict[str, dict[str, Any]], model: str) -> None:
         given = [rates[f"{part}_{end}"] for part in ("classifier", "translator") if f"{part}_{end}" in rates]
         for part in lacks if given else ():
             rates.setdefault(f"{part}_{end}", given[0])
+        if model == "Gloss2Text" and not given:
+            raise Mistake(f"[optimizer] lacks translator_{end}", "Gloss2Text has no other part",
+                          f"add `translator_{end} = …` to [optimizer]")
     raw["model_params"].setdefault("pretrained", raw.get("translation", {}).get("translator") == "mbart")
 
 

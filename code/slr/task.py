@@ -23,6 +23,7 @@ Sums = dict[str, tuple[torch.Tensor, float]]
 class Task(ABC):
     """What `engine.fit` and `engine.evaluate` need to know.
 
+    config: the settings, with what follows from the checkpoints that the task starts from.
     model: all that trains; the engine wraps it (DDP, compile, EMA).
     split: whose prepared labels `loader` reads; or the path of a folder with labels.
     weights: of the named losses in the total; a name that `losses` gives and `weights` lacks is only reported.
@@ -34,6 +35,7 @@ class Task(ABC):
     graphs: the pictures that `report` can draw.
     """
 
+    config: Config
     model: nn.Module
     split: str
     weights: dict[str, float] = {"loss": 1.0}

@@ -267,7 +267,7 @@ def test_what_an_ini_need_not_say():
     config = config_of(SIGN2TEXT, "Sign2Text", {})
     assert (config.optimizer.classifier_init_lr, config.optimizer.translator_init_lr) == (1e-3, 1e-5)
     bare = "[training]\nbatch_size = 1\nupdate_per_step = 1\nmax_epoch = 1\n[experiment]\ntask = 'translation'\n"
-    with pytest.raises(Mistake, match=r"\[optimizer\] lacks eps, backbone_init_lr"):
+    with pytest.raises(Mistake, match=r"\[optimizer\] lacks translator_init_lr"):
         config_of(bare, "Gloss2Text", {})
     config = config_of(bare + "[optimizer]\neps = 1e-8\nclassifier_init_lr = 1\nclassifier_weight_decay = 0",
                        "Gloss2Text", {})
@@ -409,7 +409,9 @@ def test_validation_generates_with_the_weights_that_it_scores(told, place, monke
 def test_a_checkpoint_says_all(told, place, monkeypatch):
     """The task without data, and with other settings than the model's own."""
     before = translations(rebuilt(told), "test")
-    again = rebuilt(told, translation__width=32, translation__layers=2, translation__tokens="char")
+    with pytest.raises(Mistake, match="translation.width cannot change"):
+        rebuilt(told, translation__width=32)
+    again = rebuilt(told, translation__tokens="char")
     assert translations(again, "test") == before
     monkeypatch.setenv("SLR_DATA", str(place / "nothing"))
     assert rebuilt(told).translate([("NORTH", "SUN")]) == ["there is sun in the north ."]
@@ -1159,3 +1161,22 @@ def test_unknown_glosses_begin_as_zeros(place):
 def test_the_language_follows_the_corpus_of_the_split():
     keys = config_of(GLOSS2TEXT, "Gloss2Text", {}).translation
     assert speech.languages(keys, "phoenix2014t_mine")[0] == "de_DE" and speech.languages(keys, "mine")[0] == "en_XX"
+
+
+def test_features_of_other_frames_are_refused(pieces, elsewhere):
+    """The same ids, drawn anew: what was extracted is not of them any more."""
+    elsewhere(lambda found: [replace(sentence, num_frames=21) for sentence in found])
+    task = sign2text(**pieces)
+    with pytest.raises(Mistake, match="24 of 24 sentences of the train set are of other frames"):
+        task.check_inputs(task.sentences("train"), "train")
+
+
+def test_what_a_checkpoint_says_of_the_translator_is_what_is_written(told, trained, place):
+    task = gloss2text(model_params__init_from=trained / "checkpoints" / "best.pth", translation__width=64)
+    assert task.config.translation.width == told["meta"]["translator"]["width"] == 16
+
+
+def test_no_known_gloss_is_a_mistake(trained, place, monkeypatch, capsys):
+    words = ("predict.py", "--checkpoint", str(trained / "checkpoints" / "best.pth"), "north sun", *CPU)
+    assert script(predict, monkeypatch, *words[1:]) == 2
+    assert "knows none of these glosses" in capsys.readouterr().err

@@ -289,6 +289,18 @@ def made_with(where: Path | str, part: str, name: str = BACKBONE) -> str | None:
     return read_index(find_shelf(place, part, name) / f"{part}.json").get("of", {}).get("weights")
 
 
+def of_other_frames(where: Path | str, sentences: Sequence[Sentence], root: Path) -> list[str]:
+    """The sentences whose features were made when their frames were others; of SLRT's pickles nobody can tell."""
+    place, other = _place(where), list[str]()
+    for part in sorted({sentence.set for sentence in sentences}):
+        if (place / PICKLES[part]).is_file():
+            continue
+        items = read_index(find_shelf(place, part, BACKBONE) / f"{part}.json")["items"]
+        other += [sentence.id for sentence in sentences if sentence.set == part and sentence.frames
+                  and items.get(sentence.id, {}).get("source", "") not in ("", source_of(sentence, root))]
+    return other
+
+
 def _place(where: Path | str) -> Path:
     place, parts = paths.HOME / Path(where).expanduser(), str(where).split("/")
     if not place.exists() and len(parts) == 3 and parts[2][:1].isdecimal():

@@ -1,6 +1,7 @@
 """Glosses to text: a gloss embedding and a translator, trained on the glosses and texts of a corpus."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -61,6 +62,7 @@ class GlossToText(Task):
         root, keys, pretrained = paths.data_root(config.data.root), config.translation, config.model_params.pretrained
         spoken, signed = languages(keys, config.split)
         if meta is not None:
+            translators.refuse_another(keys, meta["translator"])
             tokenizer = translators.tokenizer_of(meta["tokenizer"])
             translator = translators.again(meta["translator"], tokenizer, keys)
             model = Gloss2Text(len(meta["classes"]), translator)
@@ -71,6 +73,8 @@ class GlossToText(Task):
         tokenizer = translators.chosen(keys, spoken, older["meta"]["tokenizer"] if older else None, texts)
         if older:
             plain = older["meta"]["translator"]
+            keys = translators.settled(keys, plain)
+            config = replace(config, translation=keys)
             model = Gloss2Text(len(classes), translators.again(plain, tokenizer, keys))
             translators.start_from(model, older, classes, config.model_params.init_from)
             spoken = older["meta"]["language"] if keys.language == "auto" else spoken

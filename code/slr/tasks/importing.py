@@ -8,7 +8,7 @@ settings are those of experiment 1 of MODEL on the split, its classes those of t
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from slr.runtime import Runtime
 from slr.task import Task, build_task
 from slr.tasks.sign2text import CLIP
 from slr.tasks.speech import languages
+from slr.tasks.translators import settled
 
 State = dict[str, Tensor]
 Content = dict[str, Any]
@@ -170,9 +171,9 @@ def fill(task: Task, state: State, path: Path) -> None:
     task.model.load_state_dict(state, strict=False)
 
 
-def as_checkpoint(config: Config, task: Task, path: Path) -> Content:
+def as_checkpoint(task: Task, path: Path) -> Content:
     """What training.py would keep of the task, with the published file that it comes from."""
-    meta = task.meta()
+    config, meta = task.config, task.meta()
     return {"model": config.model, "split": config.split, "task": config.experiment.task, "meta": meta,
             "config": config.as_dict(), "data_hash": meta["data_hash"], "versions": checkpoint.versions(),
             "published": shown(path), "epoch": 0, "metrics": {}, "weights": "raw",
@@ -180,6 +181,8 @@ def as_checkpoint(config: Config, task: Task, path: Path) -> Content:
 
 
 def _start(config: Config, meta: dict[str, Any]) -> Task:
+    if config.translation and "translator" in meta:
+        config = replace(config, translation=settled(config.translation, meta["translator"]))
     return build_task(config, Runtime.start("cpu", config.experiment.seed), meta)
 
 
@@ -212,7 +215,7 @@ def sign2gloss(sources: Sources, path: Path) -> tuple[Content, list[Report]]:
                                       mean=entry.mean, std=entry.std)
     fill(task, state, path)
     report.notes.clear()  # the ReLU that they speak of is left out: AS_THERE
-    return as_checkpoint(config, task, path), [report]
+    return as_checkpoint(task, path), [report]
 
 
 def gloss2text(sources: Sources, path: Path) -> tuple[Content, list[Report]]:
@@ -223,7 +226,7 @@ def gloss2text(sources: Sources, path: Path) -> tuple[Content, list[Report]]:
     task = _start(config, {"classes": classes, **spoken.meta})
     state, report = published.convert(theirs, task.model.state_dict(), rows=[UNKNOWN, *classes[1:]], **spoken.tables)
     fill(task, state, path)
-    return as_checkpoint(config, task, path), [report]
+    return as_checkpoint(task, path), [report]
 
 
 def sign2text(sources: Sources, path: Path) -> tuple[Content, list[Report]]:
@@ -247,7 +250,7 @@ def sign2text(sources: Sources, path: Path) -> tuple[Content, list[Report]]:
         seen, report = convert(published.read(seeing), parts=("backbone",))
         state, reports = {**state, **seen}, [*reports, report]
     fill(task, _turned(state), path)
-    return as_checkpoint(config, task, path), reports
+    return as_checkpoint(task, path), reports
 
 
 def _features(sources: Sources, seeing: Path | None) -> dict[str, str]:

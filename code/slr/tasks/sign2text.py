@@ -86,6 +86,7 @@ class SignToText(Continuous):
         assert config.translation
         if meta is None:
             return _fresh(cls, config, runtime)
+        translators.refuse_another(config.translation, meta["translator"])
         tokenizer = translators.tokenizer_of(meta["tokenizer"])
         translator = translators.again(meta["translator"], tokenizer, config.translation)
         classes, visual = list(meta["classes"]), meta["visual"]
@@ -145,6 +146,10 @@ class SignToText(Continuous):
         if not self.from_features:
             super().check_inputs(found, part)
             return
+        other = features.of_other_frames(self.keys.features, found, self.root)
+        if other:
+            raise Mistake(f"the features of {len(other)} of {len(found)} sentences of the {part} set are of other "
+                          "frames", ", ".join(other[:5]), "run extract_features.py again: it renews what has changed")
         missing = [s.id for s in found if s.id not in self.features(s.set)]  # --overfit validates on the training set
         if missing:
             raise Mistake(f"{len(missing)} of {len(found)} sentences of the {part} set have no features",
@@ -241,8 +246,7 @@ class SignToText(Continuous):
         graphs = options.pop("graphs", self.graphs)
         if graphs and self._dealt is not None:
             raise Mistake("shuffled signing has no alignment", "the frames are another sentence's", "leave -al out")
-        if not self.visual["model"] or any(s.frames is None or not s.path.exists()
-                                           for part in self._sentences.values() for s in part):
+        if any(s.frames is None or not s.path.exists() for part in self._sentences.values() for s in part):
             graphs = ()  # there is nothing to show
         made = translation_report.write(records, folder, name, self.score(records), self.speech.level, **options)
         return made + super().report(records, folder, f"{name}_glosses", graphs=graphs, **options)
@@ -257,7 +261,8 @@ def _fresh(cls: type[SignToText], config: Config, runtime: Runtime) -> SignToTex
     found = _pieces(config)
     if WHOLE in found:
         content = found[WHOLE]
-        task = cls.build(config, runtime, content["meta"])
+        same = replace(config, translation=translators.settled(keys, content["meta"]["translator"]))
+        task = cls.build(same, runtime, content["meta"])
         task.load(content["model_state_dict"], config.model_params.init_from)
         return task
     sign2gloss, gloss2text = found.get(SIGN2GLOSS), found.get(GLOSS2TEXT)
@@ -270,6 +275,8 @@ def _fresh(cls: type[SignToText], config: Config, runtime: Runtime) -> SignToTex
     tokenizer = translators.chosen(keys, spoken, gloss2text["meta"]["tokenizer"] if gloss2text else None, texts)
     if gloss2text:
         plain = gloss2text["meta"]["translator"]
+        keys = translators.settled(keys, plain)
+        config = replace(config, translation=keys)
         translator = translators.again(plain, tokenizer, keys)
         load_weights(translator, translators.part_of(gloss2text["model_state_dict"], "translator."),
                      config.model_params.init_from)

@@ -23,8 +23,8 @@ class TranslationReader(SentenceReader):
 
     def __init__(self, task: SignToText, runtime: Runtime, box: Box | None = None):
         if not task.visual["model"]:
-            raise Mistake("this model cannot see videos", "it was trained on features of another program, without the "
-                          "backbone that made them", "start it from a checkpoint of S3D_CTC (model_params.init_from)")
+            raise Mistake("this model cannot see videos", "it was trained on features alone, without the backbone that "
+                          "made them", "start it from a checkpoint of S3D_CTC (model_params.init_from)")
         super().__init__(task, runtime, box)
         self.model = cast(Sign2Text, task.model)
 

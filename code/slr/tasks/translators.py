@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,21 @@ def again(plain: dict[str, Any], tokenizer: Any, keys: TranslationSection) -> Tr
     translator = MBart.from_plain({**plain, "config": {**plain["config"], **rates}})
     translator.model.model.shared.requires_grad_(not keys.freeze_text)
     return translator
+
+
+def settled(keys: TranslationSection, plain: dict[str, Any]) -> TranslationSection:
+    """The settings, with what a checkpoint's translator is in the place of what they say of it."""
+    sizes = {name: plain[name] for name in SIZES} if plain["kind"] == "small" else {}
+    return replace(keys, translator=plain["kind"], **sizes)
+
+
+def refuse_another(keys: TranslationSection, plain: dict[str, Any]) -> None:
+    """Raises Mistake where the settings ask for another translator than the checkpoint has."""
+    own = settled(keys, plain)
+    other = [name for name in ("translator", *SIZES) if getattr(own, name) != getattr(keys, name)]
+    if other:
+        raise Mistake(f"translation.{other[0]} cannot change", f"{getattr(keys, other[0])!r}, the checkpoint has "
+                      f"{getattr(own, other[0])!r}", "leave it out, or train a new run")
 
 
 def plain_of(translator: Translator, keys: TranslationSection) -> dict[str, Any]:
