@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.video.resnet import BasicBlock
 from torchvision.models.video.s3d import SepInceptionBlock3D
@@ -59,7 +60,8 @@ class Frames:
         if self.full:
             return x
         shape = [self.steps if d == dim else 1 for d in range(1, x.dim())]
-        return x.masked_fill(~self.valid.view(len(self.lengths), *shape), 0.0)
+        # Not masked_fill, which would turn channels_last memory round: convolutions and pools are far slower then.
+        return torch.where(self.valid.view(len(self.lengths), *shape), x, x.new_zeros(()))
 
 
 def on_valid(norm: Callable[[Tensor], Tensor], rows: Tensor, frames: Frames) -> Tensor:
@@ -93,7 +95,8 @@ def run(layer: nn.Module, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
     if isinstance(layer, _BatchNorm):
         return _normalised(layer, x, frames), frames
     if isinstance(layer, nn.ReLU):
-        return layer(x), frames
+        # In place on a view, which a masked batch-norm gives, the whole gradient is copied on its way back.
+        return (relu(x) if x.requires_grad else layer(x)), frames
     raise TypeError(f"no masked form of {type(layer).__name__}")
 
 
