@@ -68,6 +68,11 @@ translation: sentences  ## then what they mean: draw sentences with an English s
 	$(PY) code/training.py Sign2Text demo_translation 1 -r -na --no_wandb --device cpu
 	$(PY) code/testing.py full Sign2Text demo_translation 1 --device cpu
 
+symbols: $(INSTALLED)  ## draw signs with HamNoSys symbols and landmarks, train their heads on the landmarks, test them
+	$(PY) code/preprocess.py -as demo_multihead
+	$(PY) code/training.py SignTransformer demo_multihead 1 -r -na --no_wandb --device cpu
+	$(PY) code/testing.py full SignTransformer demo_multihead 1 --device cpu
+
 lint: $(INSTALLED_DEV)  ## style and types
 	$(PY) -m ruff check code que
 	$(PY) -m mypy

@@ -5,6 +5,7 @@
     python predict.py S3D demo 1 frames/ -k 3 --first 10 --last 60
     python predict.py S3D_CTC phoenix2014t 1 sentence.mp4            glosses, begin and end, confidence
     python predict.py S3D_CTC phoenix2014t 1 camera:0 --stream       the same while it is signed, with the latency
+    python predict.py SignTransformer demo_multihead 2 sign.mp4      a symbol for each head, and the glosses that fit
     python predict.py Sign2Text phoenix2014t 1 sentence.mp4          glosses, and the spoken sentence
     python predict.py Gloss2Text phoenix2014t 1 "REGEN MORGEN"       the spoken sentence of glosses
 """
@@ -161,14 +162,15 @@ def answer(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     if trained.config.model == "Gloss2Text":
         return translate(trained, args), errors.DONE
     check_videos(args)
-    of_signs = trained.config.experiment.task == "isolated"
-    if of_signs:
-        _refuse(args, ("fps", "stream"), "for a model of single signs", "give a model for sentences")
+    name = {"isolated": name_sign, "multihead": name_symbols}.get(trained.config.experiment.task)
+    if name:
+        _refuse(args, ("stream", *(("fps",) if name is name_sign else ())), "for a model of single signs",
+                "give a model for sentences")
     else:
         _refuse(args, ("top",), "for a model of sentences", "leave it out")
     with memory_explained(ADVICE):
         task, runtime = rebuild(trained, args.device, seed=42)
-        reader = None if of_signs else reader_of(args, task, runtime)
+        reader = None if name is name_sign else reader_of(args, task, runtime)
     if args.stream:
         with memory_explained(ADVICE):
             say_stream(args, reader)
@@ -177,20 +179,38 @@ def answer(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     for video in args.videos:
         try:
             with memory_explained(ADVICE):
-                answers.append(name_sign(video, args, task, runtime) if of_signs else say_sentence(video, args, reader))
+                answers.append(name(video, args, reader or (task, runtime)) if name else
+                               say_sentence(video, args, reader))
         except Mistake as error:  # one bad video does not cost the others' answers
             print(f"error: {error}", file=sys.stderr)
             code = max(code, error.code)
     return answers, code
 
 
-def name_sign(video: Path, args: argparse.Namespace, task: Any, runtime: Any) -> dict[str, Any]:
+def name_sign(video: Path, args: argparse.Namespace, model: tuple[Any, Any]) -> dict[str, Any]:
     """The likeliest glosses of one sign."""
+    task, runtime = model
     found = predict(task, runtime, read_clip(video, args, task))[:args.top or TOP]
     if not args.json:
         print(f"{video}")
         print("\n".join(f"  {100 * p:5.1f} %  {gloss}" for gloss, p in found))
     return {"video": str(video), "glosses": [{"gloss": g, "probability": round(p, 6)} for g, p in found]}
+
+
+def name_symbols(video: Path, args: argparse.Namespace, reader: Any) -> dict[str, Any]:
+    """The likeliest symbol of each head, and the glosses of the dictionary that fit best."""
+    found = reader.read(video, _from(args), args.last, args.fps)
+    glosses = found["glosses"][:args.top or TOP]
+    if not args.json:
+        wide = max(map(len, found["heads"]))
+        print(f"{video}")
+        print("\n".join(f"  {head:<{wide}}  {100 * rows[0][1]:5.1f} %  {rows[0][0]}"
+                        for head, rows in found["heads"].items()))
+        fits = [f"{row['apart']} symbols differ" if row["apart"] else "all symbols fit" for row in glosses]
+        print("\n".join(f"  {row['name']}: {how}" for row, how in zip(glosses, fits, strict=True)))
+    return {"video": str(video), "glosses": glosses,
+            "heads": {head: [{"symbol": symbol, "probability": round(p, 6)} for symbol, p in rows]
+                      for head, rows in found["heads"].items()}}
 
 
 # --- sentences ----------------------------------------------------------------------------------------------
@@ -224,6 +244,10 @@ def reader_of(args: argparse.Namespace, task: Any, runtime: Any) -> Any:
         from slr.tasks.sign2text_predict import TranslationReader
 
         return TranslationReader(task, runtime, box)
+    if task.config.experiment.task == "multihead":
+        from slr.tasks.multihead_predict import SymbolReader
+
+        return SymbolReader(task, runtime, box)
     from slr.tasks.continuous_predict import SentenceReader
 
     return SentenceReader(task, runtime, box)

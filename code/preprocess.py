@@ -3,6 +3,7 @@
     python preprocess.py -as demo                          draws the built-in data first (demo50: fifty signs)
     python preprocess.py -as demo_continuous               draws the built-in sentences
     python preprocess.py -as demo_translation              draws those that have an English side
+    python preprocess.py -as demo_multihead                draws the built-in signs with symbols, in HearAI's form
     python preprocess.py -as asl100 -ve                    data/WLASL/splits/asl100.json, WLASL2000/*.mp4
     python preprocess.py -as asl100 asl300 --store jpeg    and writes every clip's frames once, to load faster
     python preprocess.py -as mine --annotations mine.json --videos ~/clips    any WLASL-form file, any folder
@@ -13,6 +14,14 @@ Two commands make the weights ready that a prepared split is translated with, mB
 
     python preprocess.py -as phoenix2014t --prune_mbart facebook/mbart-large-cc25 --to data/pretrained/mBart_de
     python preprocess.py -as phoenix2014t --import_published pretrained_models
+
+And some make the parts of a set of signs in HearAI's form, or show what is in one; folders are as a shell means them:
+
+    python preprocess.py --to_frames ~/videos data/HEARAI/mine             NAME/NAME_0.jpg, ..., NAME_properties.json
+    python preprocess.py --cut_movement data/HEARAI/mine data/HEARAI/cut   without the still beginning and end
+    python preprocess.py --key_frames data/HEARAI/mine data/HEARAI/keys    the frames of least motion between movements
+    python preprocess.py --landmarks data/HEARAI/mine data/HEARAI/mine     NAME/NAME.npz, by MediaPipe
+    python preprocess.py --stats data/HEARAI/mine/test_hamnosys.txt charts    how often every symbol occurs
 
 No bad video ends it: report.json lists every clip that is left out, and why. Beside it lie the labels, the
 class list, contact_sheet.png and statistics.png. Nor does a bad split cost the others. Stop it at any time: the
@@ -31,7 +40,10 @@ from slr import errors, paths
 from slr.errors import Interrupted, Mistake, NothingToTrainOn
 
 DRAWN_SENTENCES = ("demo_continuous", "demo_translation")  # what built-in splits of sentences begin with
+DRAWN_SIGNS = "demo_multihead"  # what built-in splits of signs with symbols begin with
 WEIGHTS = {"prune_mbart": ("to", "prune_from"), "import_published": ("to", "replace")}  # and what goes with them
+TOOLS = {"stats": ("separator",), "to_frames": (), "key_frames": (), "cut_movement": (),
+         "landmarks": ("landmark_model",)}  # of HearAI's form, and what goes with them
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -64,6 +76,14 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         help="write what SLRT published of S3D_CTC, Gloss2Text and Sign2Text as checkpoints for SPLIT")
     add("--to", type=Path, metavar="FOLDER",
         help="where the weights go; what is imported: data/pretrained/SPLIT by default")
+    for tool, of, does in (("stats", "ANNOTATIONS", "draw how often every symbol of every head occurs"),
+                           ("to_frames", "VIDEO_OR_FOLDER", "videos to frames in HearAI's form"),
+                           ("key_frames", "FOLDER", "the frames of every clip that matter"),
+                           ("cut_movement", "FOLDER", "every clip without its still beginning and end"),
+                           ("landmarks", "FOLDER", "MediaPipe's landmarks of every clip")):
+        add(f"--{tool}", nargs=2, type=Path, metavar=(of, "OUTPUT_DIR"), help=does)
+    add("--separator", metavar="S", help="stats: between the annotation's columns; white space by default")
+    add("--landmark_model", type=Path, metavar="FILE", help="landmarks: holistic_landmarker.task of newer MediaPipes")
     return p.parse_args(words)
 
 
@@ -158,7 +178,24 @@ def draw_sentences(root: Path, split: str, args: argparse.Namespace) -> Path:
     return makers[split].draw(root, split, args.seed, workers=args.workers, progress=sys.stderr.isatty())
 
 
+def draw_multihead(root: Path, split: str, args: argparse.Namespace) -> None:
+    """The built-in signs with symbols: HearAI's form is read as it is, there is nothing to prepare."""
+    from slr.datasets import synthetic_multihead as drawn
+    if split not in drawn.SIZES:
+        raise Mistake("there are no such built-in signs", split, f"there are {', '.join(drawn.SIZES)}")
+    for name, default in vars(parse_arguments([])).items():
+        useful = ("asl_split", "verbose", "workers", "dry_run", "data", "seed")
+        if name not in useful and getattr(args, name) != default:
+            raise Mistake(f"--{name} does nothing here", f"{split} is drawn", "leave it out")
+    if not args.dry_run:
+        drawn.draw(root, split, args.seed, workers=args.workers, progress=sys.stderr.isatty())
+    print(drawn.summary(root, split))
+
+
 def prepare_split(split: str, root: Path, args: argparse.Namespace) -> None:
+    if split.startswith(DRAWN_SIGNS) and not args.dataset:
+        draw_multihead(root, split, args)
+        return
     dataset = dataset_of(split, args)
     if dataset == "WLASL":
         prepare_clips(split, root, args)
@@ -288,11 +325,43 @@ def make_weights(args: argparse.Namespace) -> int:
     return errors.MISTAKE if failed else errors.DONE
 
 
+def check_no_tool(args: argparse.Namespace) -> None:
+    for tool, options in TOOLS.items():
+        for name in options:
+            if getattr(args, name) is not None:
+                raise Mistake(f"--{name} does nothing without --{tool}", str(getattr(args, name)), "leave it out")
+
+
+def use_tool(tool: str, args: argparse.Namespace) -> int:
+    """What one of TOOLS is asked to do; nothing but its own options goes with it."""
+    given = [name for name, default in vars(parse_arguments([])).items() if getattr(args, name) != default]
+    others = [name for name in given if name not in (tool, *TOOLS[tool])]
+    if others:
+        raise Mistake(f"--{others[0]} does nothing with --{tool}", "both are given", "leave one of them out")
+    source, output = getattr(args, tool)
+    if tool == "stats":
+        from slr.datasets.hearai_pictures import draw_statistics
+        print(draw_statistics(source, output, args.separator))
+        return errors.DONE
+    from slr.datasets import hearai_tools
+    more = {"model": args.landmark_model} if tool == "landmarks" else {}
+    done = getattr(hearai_tools, tool)(source, output, bar=bar, **more)
+    print(done)
+    if not done.written and not done.kept:
+        raise Mistake("nothing could be made", f"all of {len(done.failed)} were skipped", "the reasons stand above")
+    return errors.DONE
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    check(args)
+    tool = next((name for name in TOOLS if getattr(args, name)), None)
+    if not tool:
+        check_no_tool(args)
+        check(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if tool:
+            return use_tool(tool, args)
         if args.prune_mbart is not None or args.import_published:
             return make_weights(args)
         return prepare_all(args)

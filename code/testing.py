@@ -275,20 +275,24 @@ def _save_part(args: argparse.Namespace, subject: Trained, task: Any, records: l
 
 
 def compare(args: argparse.Namespace) -> int:
-    """The paired test of two runs: of signs in top-1 accuracy, of sentences in word errors, of texts in BLEU-4."""
+    """The paired test of two runs: of signs in top-1 accuracy, of symbols in exact matches and macro-F1, of sentences
+    in word errors, of texts in BLEU-4."""
     files = [_predictions(run) for run in args.runs]
     kinds = [_kind(file) for file in files]
     if kinds[0] != kinds[1]:
         raise Mistake(f"{kinds[0]} and {kinds[1]} are not compared", " and ".join(map(shown, files)),
                       "give two runs of a kind")
-    {"signs": _compare_signs, "sentences": _compare_sentences, "texts": _compare_texts}[kinds[0]](args, files)
+    {"signs": _compare_signs, "symbols": _compare_symbols, "sentences": _compare_sentences,
+     "texts": _compare_texts}[kinds[0]](args, files)
     return 0
 
 
 def _kind(file: Path) -> str:
-    """What predictions are of: signs, sentences of glosses, or texts."""
+    """What predictions are of: signs, their symbols, sentences of glosses, or texts."""
+    from slr.tasks.multihead_report import holds_heads
+
     if file.suffix != ".jsonl":
-        return "signs"
+        return "symbols" if holds_heads(file) else "signs"
     with file.open(encoding="utf-8", errors="replace") as lines:
         return "texts" if '"translation":' in next(lines, "") else "sentences"
 
@@ -330,6 +334,23 @@ def _compare_signs(args: argparse.Namespace, files: list[Path]) -> None:
           f"neither {found['neither']}")
 
 
+def _compare_symbols(args: argparse.Namespace, files: list[Path]) -> None:
+    """The exact McNemar test of the exact matches, and the bootstrap of the difference in mean macro-F1."""
+    from slr.metrics import heads
+    from slr.tasks.multihead_report import read_predictions
+
+    found = heads.compare(read_predictions(files[0]), read_predictions(files[1]))
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    (low, high), exact = found["interval"], found["exact_match"]
+    print(f"{args.runs[0]}: {100 * found['macro_f1_a']:.1f} %   {args.runs[1]}: {100 * found['macro_f1_b']:.1f} %   "
+          f"(mean macro-F1 of {len(found['heads'])} heads, {found['clips']} clips)\n"
+          f"difference {100 * found['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]\n"
+          f"right in all heads: {100 * exact['acc_a']:.1f} % and {100 * exact['acc_b']:.1f} %, "
+          f"p = {exact['p_value']:.3g} (exact McNemar)")
+
+
 def _compare_sentences(args: argparse.Namespace, files: list[Path]) -> None:
     """The sign-flip test and the bootstrap of the difference in WER."""
     from slr.metrics import paired
@@ -367,23 +388,28 @@ def _predictions(run: str) -> Path:
 
 def board(args: argparse.Namespace) -> int:
     """All runs that testing.py full has been through, best first within a split: of signs by top-1, then of sentences
-    by WER, then of texts by BLEU-4."""
+    by WER, of texts by BLEU-4, and of symbols by macro-F1."""
     found = map(_board_row, sorted(paths.runs_root().glob(f"{args.split or '*'}/*/results*/best_val_loss.json")))
     rows = [row for row in found if row]
     if not rows:
         raise Mistake(f"there are no results{f' on {args.split}' if args.split else ''}", shown(paths.runs_root()),
                       "run testing.py full MODEL SPLIT EXP_NO first")
-    rows.sort(key=lambda row: (_board_kind(row), row["split"], row.get("wer", -row.get("bleu4", row.get("top1", 0)))))
+    rows.sort(key=lambda row: (_board_kind(row), row["split"], _standing(row)))
     if args.csv:
         _write_csv(rows, args.csv)
-    for kind in range(3):
+    for kind in range(4):
         _print_table([row for row in rows if _board_kind(row) == kind])
     return 0
 
 
 def _board_kind(row: dict[str, Any]) -> int:
-    """0 of signs, 1 of sentences, 2 of texts."""
-    return 2 if "bleu4" in row else int("wer" in row)
+    """0 of signs, 1 of sentences, 2 of texts, 3 of symbols."""
+    return next((kind for kind, key in enumerate(("top1", "wer", "bleu4", "macro_f1")) if key in row), 0)
+
+
+def _standing(row: dict[str, Any]) -> float:
+    """The lower, the better."""
+    return float(row["wer"] if "wer" in row else -next(row[key] for key in ("bleu4", "macro_f1", "top1") if key in row))
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -411,6 +437,13 @@ def _board_row(file: Path) -> dict[str, Any] | None:
             return {**name, **{key: round(test[key], 2) for key in ("bleu4", "bleu1", "chrf", "rouge_l")},
                     "val_bleu4": result["best_val_bleu4"], "shuffled_bleu4": round(result["test_shuffled"]["bleu4"], 2),
                     "gloss_wer": round(test["glosses"]["wer"], 2) if "glosses" in test else None}
+        if "mean_macro_f1" in result["test"]:
+            test = result["test"]
+            found = {"macro_f1": test["mean_macro_f1"], "frequent_f1": test["mean_macro_f1_frequent"],
+                     "accuracy": test["mean_accuracy"], "exact": test["exact_match"],
+                     "lookup_top1": test["lookup"]["log_p"]["top1"] if test["lookup"] else None}
+            return {**name, **{key: None if value is None else round(100 * value, 2) for key, value in found.items()},
+                    "val_f1": result["best_val_f1"]}
         instance, average = (result["test"][k] for k in ("top_k_per_instance_acc", "top_k_average_per_class_acc"))
         return {**name, **{f"top{k}": round(100 * instance[f"top{k}"], 2) for k in (1, 5, 10)},
                 "top1_per_class": round(100 * average["top1"], 2), "val_acc": result["best_val_acc"],

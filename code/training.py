@@ -68,6 +68,8 @@ def merged_config(args: argparse.Namespace, experiment: Experiment, file: Path |
 
 def _datasets(config: Config) -> tuple[str, ...]:
     """What -ds may say of SPLIT, the first as it is called."""
+    if config.experiment.task == "multihead":
+        return ("synthetic" if config.split.startswith("demo") else "hearai", "hearai")
     if config.experiment.task != "isolated":
         named = config.split.upper().replace("-", "_")
         return tuple(name.lower() for name in ([named] if named in SENTENCE_DATA else SENTENCE_DATA))
@@ -146,7 +148,7 @@ def saved_config(args: argparse.Namespace, experiment: Experiment, file: Path | 
 def plan_of(config: Config, runtime: Any) -> Any:
     """The engine's part of the config."""
     from slr.engine import FitPlan
-    from slr.schedules import Plateau
+    from slr.schedules import FreezePlan, Plateau
 
     keys, schedule = config.training, {}
     if config.scheduler:
@@ -154,13 +156,15 @@ def plan_of(config: Config, runtime: Any) -> Any:
         plateau = {f.name: schedule.pop(f.name) for f in dataclasses.fields(Plateau) if f.name in schedule}
         if config.scheduler.type == "ReduceLROnPlateau":
             schedule["plateau"] = Plateau(**plateau)
+    frozen = config.freeze_scheduler
     return FitPlan(
         epochs=keys.max_epoch, update_per_step=keys.update_per_step, eps=config.optimizer.eps,
         betas=config.optimizer.betas, dtype=runtime.precision(keys.precision), clip_norm=keys.clip_norm, ema=keys.ema,
         compile=keys.compile, save_every=keys.save_every, validate_every=keys.validate_every,
         best=config.best_metric, schedule=schedule,
         stopping=dataclasses.asdict(config.early_stopping) if config.early_stopping else None,
-        bar=sys.stderr.isatty())
+        freezing=FreezePlan(frozen.model_params, frozen.freeze_pattern_repeats, frozen.freeze_mode, frozen.verbose)
+        if frozen else None, bar=sys.stderr.isatty())
 
 
 def attach_loggers(args: argparse.Namespace, config: Config, experiment: Experiment, book: logbook.Logbook,
@@ -389,7 +393,8 @@ def main() -> int:
     if not _alone():
         args.no_ask = True  # several processes cannot share one keyboard
     if not args.recover:
-        merged_config(args, experiment, args.config_path)  # what is wrong there ends it before a folder is touched
+        config = merged_config(args, experiment, args.config_path)  # a mistake there ends it before a folder is touched
+        args.dry_run = args.dry_run or config.training.fast_dev_run
     if not args.dry_run:
         experiment = choose_folder(args, experiment)
     check_recovery(args, experiment)

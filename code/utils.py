@@ -6,6 +6,10 @@
     python utils.py -re                 and removes run folders that hold no checkpoint at all
     python utils.py -rf .csv heatmap.png     and removes files of the runs that end so
 
+One more command makes an .ini of a train_config.yml of HearAI's (without --to it is printed):
+
+    python utils.py convert train_config.yml --to configfiles/pjm_hamnosys/SignTransformer_001.ini
+
 best*.pth, resume.pth and the last numbered checkpoint always stay, and so does every file of a run whose
 status.json says that it is running. The old program's run folders (MODEL_expNNN) are cleaned as well.
 """
@@ -13,6 +17,7 @@ status.json says that it is running. The old program's run folders (MODEL_expNNN
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -24,7 +29,14 @@ from slr.paths import shown
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """What to clean up, or, where the first word is `convert`, what to convert (`yaml`, `to`)."""
     raw = argparse.RawDescriptionHelpFormatter
+    words = sys.argv[1:] if words is None else words
+    converter = argparse.ArgumentParser(prog="utils.py convert", description="Make an .ini of a train_config.yml.")
+    converter.add_argument("yaml", type=Path, metavar="train_config.yml")
+    converter.add_argument("--to", type=Path, metavar="FILE", help="configfiles/SPLIT/SignTransformer_NNN.ini")
+    if words[:1] == ["convert"]:
+        return converter.parse_args(words[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("-da", "--dont_ask", action="store_true", help="remove without asking")
@@ -130,6 +142,8 @@ def sweep_up(sweep: Sweep, root: Path) -> int:
 
 def main(words: list[str] | None = None) -> int:
     args, root = parse_arguments(words), paths.runs_root()
+    if "yaml" in args:
+        return convert(args)
     if not root.is_dir():
         raise Mistake("there are no runs", f"{shown(root)} is no folder", "$SLR_RUNS names another place")
     sweep = look(root, args.remove_empty, tuple(args.remove_files))
@@ -145,6 +159,44 @@ def main(words: list[str] | None = None) -> int:
         confirm(what)
     print(f"freed {sweep_up(sweep, root):,} bytes")
     return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """The .ini of a train_config.yml, printed or written; it is read once as training.py would read it."""
+    from slr.config import parse_config
+    from slr.datasets.files import put
+    from slr.yaml_config import convert as convert_yaml
+
+    try:
+        text = args.yaml.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{shown(args.yaml)} cannot be read", str(error), "name a UTF-8 text file") from None
+    experiment, target = paths.Experiment("SignTransformer", "pjm", "1"), args.to
+    if target:
+        experiment, target = named_by(target)
+    ini, notices = convert_yaml(text, shown(args.yaml))
+    notices += parse_config(ini, experiment, source=f"what {shown(args.yaml)} becomes").notices
+    print("".join(f"notice: {notice}\n" for notice in notices), end="", file=sys.stderr)
+    if not target:
+        print(ini, end="")
+        return 0
+    put(target, ini)
+    print(f"{shown(target)}: python training.py {experiment.model} {experiment.split} {int(experiment.exp_no)}")
+    return 0
+
+
+def named_by(file: Path) -> tuple[paths.Experiment, Path]:
+    """The experiment that configfiles/SPLIT/SignTransformer_NNN.ini is of, and that file's place: configfiles is the
+    project's, wherever the command is given."""
+    place = paths.ROOT / file if file.parts[:1] == (paths.CONFIGS.name,) else file.resolve()
+    model, _, number = place.stem.rpartition("_")
+    if model != "SignTransformer" or not re.fullmatch(r"[0-9]{3,}", number) or place.suffix != ".ini":
+        raise Mistake("--to is no name of a SignTransformer's .ini", shown(file),
+                      "for example configfiles/pjm_hamnosys/SignTransformer_001.ini")
+    if place.exists():
+        raise Mistake(f"{shown(place)} is there already", "nothing is written over",
+                      "take another number, or remove it")
+    return paths.Experiment(model, place.parent.name, number), place
 
 
 def confirm(what: str) -> None:

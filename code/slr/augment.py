@@ -41,7 +41,8 @@ def affine(step: Step, size: int) -> np.ndarray | None:
     return np.array(moves[name]) if name in moves else None
 
 
-def _moved(frames: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def moved(frames: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 whose pixels are where the matrix (2, 3) sends them; grey comes in from outside."""
     out, size = np.empty_like(frames), (frames.shape[2], frames.shape[1])
     for frame, target in zip(frames, out, strict=True):
         cv2.warpAffine(frame, matrix, size, dst=target, flags=cv2.INTER_LINEAR, borderValue=(GREY, GREY, GREY))
@@ -143,7 +144,7 @@ def carry_out(frames: np.ndarray, step: Step) -> np.ndarray:
         return FILTERS[name](frames, strength)
     matrix = affine(step, frames.shape[1])
     assert matrix is not None, name
-    return _moved(frames, matrix)
+    return moved(frames, matrix)
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ class Changes:
 def draw_changes(rng: np.random.Generator, size: int, recipe: Recipe) -> Changes:
     """What happens to a clip of frames of `size`. Of what is off nothing is drawn."""
     steps = _draw_steps(rng, recipe) if recipe.magnitude else ()
-    corner, patch = _draw_patch(rng, size) if recipe.erase_p and rng.random() < recipe.erase_p else ((0, 0), None)
+    corner, patch = draw_patch(rng, size, size) if recipe.erase_p and rng.random() < recipe.erase_p else ((0, 0), None)
     return Changes(steps, corner, patch)
 
 
@@ -202,9 +203,11 @@ def _draw_steps(rng: np.random.Generator, recipe: Recipe) -> tuple[Step, ...]:
                  for number, wanted, negative in zip(chosen, kept, minus, strict=True) if wanted)
 
 
-def _draw_patch(rng: np.random.Generator, size: int) -> tuple[tuple[int, int], np.ndarray]:
+def draw_patch(rng: np.random.Generator, height: int, width: int) -> tuple[tuple[int, int], np.ndarray]:
+    """A rectangle of random pixels to paint on frames of this size: its corner (x, y), and uint8 (h, w, 3)."""
     low, high = ASPECT
-    area, aspect = size * size * rng.uniform(*AREA), math.exp(rng.uniform(math.log(low), math.log(high)))
-    height, width = (min(max(round(side), 1), size) for side in (math.sqrt(area * aspect), math.sqrt(area / aspect)))
-    corner = int(rng.integers(size - width + 1)), int(rng.integers(size - height + 1))
-    return corner, rng.integers(256, size=(height, width, 3), dtype=np.uint8)
+    area, aspect = height * width * rng.uniform(*AREA), math.exp(rng.uniform(math.log(low), math.log(high)))
+    tall = min(max(round(math.sqrt(area * aspect)), 1), height)
+    wide = min(max(round(math.sqrt(area / aspect)), 1), width)
+    corner = int(rng.integers(width - wide + 1)), int(rng.integers(height - tall + 1))
+    return corner, rng.integers(256, size=(tall, wide, 3), dtype=np.uint8)

@@ -105,6 +105,8 @@ def _translation(name: str) -> Entry:
 
 
 _ENTRIES += [_translation("Gloss2Text"), _translation("Sign2Text")]
+_ENTRIES.append(replace(_isolated("SignTransformer", "slr.models.sign_transformer:build", frames=32, size=224,
+                                  **IMAGENET), task="multihead"))
 
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 

@@ -19,235 +19,36 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from slr import catalogue
+from slr import catalogue, hamnosys
 from slr.errors import Mistake
 from slr.paths import Experiment, existing_experiments, shown
-
-TASKS = {"isolated": "slr.tasks.isolated:Isolated", "continuous": "slr.tasks.continuous:Continuous",
-         "translation": "slr.tasks.translation:Translation"}
-# of a set, by task; the last one picks best.pth unless the .ini says otherwise (of signs the loss does)
-METRICS = {"isolated": ("loss", "acc"), "continuous": ("loss", "wer"), "translation": ("loss", "bleu4")}
-RISING = ("acc", "bleu4")  # the higher, the better
-LENGTHS = 4  # frames of a sentence in training come in multiples of this
-
-
-def key(default: Any = MISSING, *, choices: tuple = (), low: float | None = None, high: float | None = None,
-        above: float | None = None) -> Any:
-    """A key of a section: its default (none: required), its allowed values, its range (`above` is exclusive)."""
-    return field(default=default, metadata={"choices": choices, "low": low, "high": high, "above": above})
-
-
-@dataclass(frozen=True)
-class ExperimentSection:
-    """Which system this is, and the seed of everything that is drawn at random."""
-
-    task: str = key("isolated", choices=tuple(TASKS))
-    seed: int = key(42, low=0)
-
-
-@dataclass(frozen=True)
-class TrainingSection:
-    """How long, in what portions, and with which numerics."""
-
-    batch_size: int = key(low=1)  # clips of one forward pass, over all processes together
-    update_per_step: int = key(low=1)  # forward passes of one optimiser step
-    max_epoch: int = key(low=1)
-    save_every: int = key(5, low=1)  # epochs between numbered checkpoints
-    validate_every: int = key(0, low=0)  # steps between validations inside an epoch; 0: at its end alone
-    best_metric: str = key("auto", choices=("auto", "loss", "acc", "wer", "bleu4"))  # of validation: picks best.pth
-    precision: str = key("auto", choices=("auto", "fp32", "bf16", "fp16"))  # auto: bf16 on a GPU that has it
-    clip_norm: float = key(0.0, low=0)  # largest gradient norm, 0 = no clipping
-    label_smoothing: float = key(0.0, low=0, high=0.999)
-    mixup: float = key(0.0, low=0)  # alpha of the Beta distribution, 0 = off
-    ema: float = key(0.0, low=0, high=0.99999)  # decay of the weights' moving average, 0 = off
-    channels_last: str = key("auto", choices=("auto", "on", "off"))  # auto: where it makes the model faster
-    compile: bool = key(False)
-    deterministic: bool = key(False)  # refuse operations that are not reproducible (the CPU's always are)
-    tensorboard: bool = key(False)
-
-
-@dataclass(frozen=True)
-class OptimizerSection:
-    """AdamW over two parameter groups."""
-
-    eps: float = key(above=0)
-    backbone_init_lr: float = key(low=0)
-    backbone_weight_decay: float = key(low=0)
-    classifier_init_lr: float = key(low=0)
-    classifier_weight_decay: float = key(low=0)
-    betas: tuple[float, float] = key((0.9, 0.999))
-    layer_decay: float = key(1.0, above=0, high=1)  # of the rates, a factor for each layer towards the input; 1 = off
-    mapper_init_lr: float | None = key(None, low=0)  # Sign2Text's mapper; None: the classifier's
-    translator_init_lr: float | None = key(None, low=0)  # and its translator, or Gloss2Text; None: the classifier's
-    translator_weight_decay: float | None = key(None, low=0)  # None: the classifier's
-
-
-@dataclass(frozen=True)
-class ModelSection:
-    """The network's own settings, and the weights it starts from."""
-
-    drop_p: float = key(low=0, high=1)
-    drop_path: float | None = key(None, low=0, high=1)  # stochastic depth of Swin3D and MViT; None: the model's own
-    pretrained: bool = key(True)  # Kinetics weights, from torchvision's cache or its server
-    weights: str = key("")  # a file with them instead
-    init_from: str = key("")  # a checkpoint of another experiment, or its MODEL/SPLIT/EXP_NO
-    bn_momentum: float | None = key(None, above=0, high=1)  # None: 0.001 when pretrained, 0.1 from scratch
-    frozen_blocks: int | None = key(None, low=0, high=4)  # S3D_CTC: stay as they start; None: 1, from scratch 0
-    last_relu: bool | None = key(None)  # S3D_CTC's head: behind its last convolution; None: yes. SLRT's weights: no
-
-
-@dataclass(frozen=True)
-class DataSection:
-    """What a clip is, where it comes from, and what is done to it in training."""
-
-    num_frames: int = key(low=1)
-    frame_size: int = key(low=1)  # pixels, both sides
-    root: str = key("")  # "": $SLR_DATA, else data/
-    store: str = key("video", choices=("video", "jpeg", "raw"))
-    crop: str = key("box", choices=("box", "frame"))  # the person's box, where the annotation has one that fits
-    eval_resize: float = key(1.143, low=1)  # evaluation: short side = this x frame_size (256 / 224), then a centre crop
-    min_scale: float = key(0.7, above=0, high=1)  # training: smallest area of the random crop
-    max_aspect: float = key(1.333, low=1)  # training: largest aspect of the random crop
-    hflip: float = key(0.0, low=0, high=1)  # chance of a mirrored clip; signs have handedness
-    jitter: tuple[float, float, float, float] = key((0.2, 0.2, 0.2, 0.05))  # brightness, contrast, saturation, hue
-    jitter_p: float = key(1.0, low=0, high=1)  # share of the clips whose colours are changed
-    rand_augment: float = key(0.0, low=0, high=10)  # magnitude of RandAugment's operations, of 10; 0 = off
-    rand_augment_n: int = key(2, low=1, high=15)  # operations drawn for a clip
-    rand_augment_p: float = key(0.5, low=0, high=1)  # with which each of them is carried out
-    erase_p: float = key(0.0, low=0, high=1)  # chance of one erased rectangle, the same in all frames
-    keypoints: str = key("")  # sentences: a pickle of the points on every frame; from the data folder on
-    heatmap: str = key("none", choices=("none", "max", "points"))  # all points in one channel, or one each
-    frame_stride: int = key(1, low=1)  # sentences: only every n-th frame
-    short_first: int = key(0, low=0)  # sentences: epochs, the first ones, that go from the shortest to the longest
-    jitter_frames: bool = key(True)  # training: each frame from anywhere in its even segment; sentences: other lengths
-    subtract_clip_mean: bool = key(False)  # takes the still picture away: learns from scratch far sooner
-    workers: int = key(-1, low=-1)  # loader processes; -1: one a core, at most 8
-    prefetch: int = key(2, low=1)  # batches that each worker prepares ahead
-    pin_memory: bool = key(True)  # only where there is a GPU
-
-
-@dataclass(frozen=True)
-class DecodingSection:
-    """How glosses are read off a sentence's time steps, and how they are scored; of the task `continuous`."""
-
-    beam_width: int = key(10, low=1)  # in tests; validation takes the best path
-    cleanup: str = key("auto", choices=("auto", "phoenix2014", "phoenix2014t", "none"))  # auto: as SPLIT is called
-    fps: float = key(25.0, above=0)  # frames a second, for times in files
-
-
-@dataclass(frozen=True)
-class MambaSection:
-    """The sizes of MambaSLR; the defaults are the model's own."""
-
-    dim: int = key(512, low=4)  # channels of a token
-    depth: int = key(12, low=1)  # blocks
-    expand: int = key(2, low=1)  # channels of a scan, times dim
-    headdim: int = key(64, low=1)  # channels of a head of the scans
-    spatial_state: int = key(16, low=1)  # numbers that a scan over patches keeps of each channel
-    temporal_state: int = key(32, low=1)  # the same of a scan over frames
-    attn_layers: tuple[int, ...] = key((4,))  # blocks, from 0, that attend instead of scanning the patches
-    attn_heads: int = key(8, low=1)
-    stem_depth: int = key(3, low=0)  # convolution blocks on each of the stem's first two scales
-    downsample: tuple[int, ...] = key(())  # blocks before which time is halved, e.g. (4, 8); none is faithful
-    recompute: bool = key(False)  # blocks are computed again in the backward pass: a third more time, far less memory
-
-
-@dataclass(frozen=True)
-class TranslationSection:
-    """From what is signed to a spoken sentence; of the task `translation`."""
-
-    translator: str = key("small", choices=("small", "mbart"))
-    language: str = key("auto")  # of the text: de_DE, zh_CN, en_XX, …; auto: as SPLIT is called
-    gloss_language: str = key("auto")  # de_DGS, zh_CSL, …; auto: the one that goes with SPLIT
-    # the small translator
-    tokens: str = key("auto", choices=("auto", "word", "char", "pieces"))  # auto: of Chinese characters, else words
-    pieces: int = key(1000, low=16)  # SentencePiece's vocabulary, where tokens = 'pieces'
-    width: int = key(256, low=4)
-    layers: int = key(3, low=1)  # of the encoder, and as many of the decoder
-    heads: int = key(4, low=1)
-    ffn: int = key(1024, low=1)
-    dropout: float = key(0.3, low=0, high=1)  # of either translator
-    # mBART
-    mbart: str = key("facebook/mbart-large-cc25")  # a folder (pruned: preprocess.py --prune_mbart), or the hub's name
-    attention_dropout: float = key(0.1, low=0, high=1)
-    freeze_text: bool = key(False)  # its table of tokens stays as it is
-    freeze_gloss: bool = key(False)  # Gloss2Text: so do the glosses' embeddings
-    # signing to text
-    features: str = key("")  # extract_features.py's folder, MODEL/SPLIT/EXP_NO or SLRT's pickles; "": from the video
-    visual: str = key("S3D_CTC")  # whose gloss head reads them, where no checkpoint says it
-    mapper: str = key("projection", choices=("projection", "embedding"))  # of gloss features, or of probabilities
-    scratch: bool = key(False)  # start without the checkpoints of model_params.init_from
-    # losses
-    smoothing: float = key(0.2, low=0, high=0.999)
-    per_token: bool = key(False)  # a sentence's loss is the mean over its tokens, not the sum
-    ctc_weight: float = key(1.0, low=0)
-    text_weight: float = key(1.0, low=0)
-    # search
-    beam_width: int = key(5, low=1)  # in tests; validation takes the likeliest token each time
-    length_penalty: float = key(1.0, low=-50, high=50)  # log-probabilities are divided by length to this power
-    max_length: int = key(100, low=2)  # tokens of a sentence
-    sweep_beams: tuple[int, ...] = key((), low=1)  # tests try these on the validation set, with these
-    sweep_penalties: tuple[float, ...] = key((), low=-50, high=50)  # penalties; the test set gets the best pair
-
-
-@dataclass(frozen=True)
-class SchedulerSection:
-    """The learning rate's plan; an absent section is a constant rate."""
-
-    type: str = key(choices=("CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ReduceLROnPlateau", "WarmOnly"))
-    tmax: int | None = key(None, low=1)
-    t0: int | None = key(None, low=1)
-    tmult: int | None = key(None, low=1)
-    eta_min: float = key(0.0, low=0)
-    mode: str = key("min", choices=("min", "max"))
-    factor: float = key(0.1, above=0, high=0.999999)
-    patience: int = key(10, low=0)
-    threshold: float = key(1e-4, low=0)
-    threshold_mode: str = key("rel", choices=("rel", "abs"))
-    cooldown: int = key(0, low=0)
-    min_lr: float = key(0.0, low=0)
-    eps: float = key(1e-8, low=0)
-    start_factor: float = key(1.0, above=0, high=1)
-    end_factor: float = key(1.0, above=0, high=1)
-    warmup_epochs: int = key(0, low=0)
-    every: str = key("epoch", choices=("epoch", "step"))  # when the rate moves; plateau: always by epoch
-
-
-@dataclass(frozen=True)
-class EarlyStoppingSection:
-    """Stop when the metric has not improved by min_delta for `patience` epochs; absent = off."""
-
-    metric: tuple[str, str] = key()
-    mode: str = key(choices=("min", "max"))
-    patience: int = key(low=1)
-    min_delta: float = key(low=0)
-
-
-SECTIONS: dict[str, type] = {
-    "experiment": ExperimentSection, "training": TrainingSection, "optimizer": OptimizerSection,
-    "model_params": ModelSection, "mamba": MambaSection, "translation": TranslationSection, "data": DataSection,
-    "decoding": DecodingSection, "scheduler": SchedulerSection, "early_stopping": EarlyStoppingSection,
-}
-# mamba: there for MambaSLR, decoding: for sentences, translation: for their texts, and only there
-OPTIONAL = ("mamba", "translation", "decoding", "scheduler", "early_stopping")
-
-# Which keys each plan reads; the others of its section are accepted (old files hold them) and do nothing.
-_WARMUP = {"type", "start_factor", "end_factor", "warmup_epochs", "every"}
-SCHEDULER_KEYS = {
-    "CosineAnnealingLR": _WARMUP | {"tmax", "eta_min"},
-    "CosineAnnealingWarmRestarts": _WARMUP | {"t0", "tmult", "eta_min"},
-    "ReduceLROnPlateau": _WARMUP | {"mode", "factor", "patience", "threshold", "threshold_mode", "cooldown",
-                                    "min_lr", "eps"},
-    "WarmOnly": _WARMUP,
-}
-
-# Keys that the old program knew for a while.
-OLD_KEYS = {
-    "data": {"frame_size_strategy", "spatial_aug", "temporal_aug", "sampler", "frame_sampler", "augmentation",
-             "aug_strategy", "norm", "normalise", "strict_size", "target_length"},
-    "training": {"max_steps", "batch_size_equivalent"},
-    "model_params": {"frozen", "name"},
-}
+from slr.sections import (
+    HEADS_OF,
+    LENGTHS,
+    METRICS,
+    OF_MULTIHEAD,
+    OLD_KEYS,
+    OPTIONAL,
+    RISING,
+    SCHEDULER_KEYS,
+    SECTIONS,
+    AugmentationsSection,
+    DataSection,
+    DecodingSection,
+    EarlyStoppingSection,
+    ExperimentSection,
+    ExtractorSection,
+    FreezeSection,
+    HeadsSection,
+    MambaSection,
+    ModelSection,
+    MultiheadSection,
+    OptimizerSection,
+    SchedulerSection,
+    TrainingSection,
+    TransformerSection,
+    TranslationSection,
+)
 
 
 @dataclass(frozen=True)
@@ -265,6 +66,12 @@ class Config:
     translation: TranslationSection | None
     data: DataSection
     decoding: DecodingSection | None
+    multihead: MultiheadSection | None
+    augmentations: AugmentationsSection | None
+    feature_extractor: ExtractorSection | None
+    transformer: TransformerSection | None
+    heads: HeadsSection | None
+    freeze_scheduler: FreezeSection | None
     scheduler: SchedulerSection | None
     early_stopping: EarlyStoppingSection | None
     notices: tuple[str, ...] = field(default=(), compare=False)
@@ -316,9 +123,11 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     raw = _parse_ini(text, source)
     notices: list[str] = []
     model = catalogue.canonical(experiment.model)
-    translates = catalogue.MODELS[model].task == "translation"
-    if translates:
+    task = catalogue.MODELS[model].task
+    if task == "translation":
         raw.setdefault("model_params", {}).setdefault("drop_p", 0.1)  # of the gloss head
+    if task == "multihead":
+        raw.setdefault("model_params", {}).setdefault("drop_p", 0.0)  # transformer.dropout_rate is what there is
     _understand_old_form(raw, notices, source)
     for name in raw:
         if name not in SECTIONS:
@@ -326,8 +135,10 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     for name, value in (overrides or {}).items():
         section, _, item = name.partition(".")
         raw.setdefault(section, {})[item] = _override(section, item, value)
-    if translates:
+    if task == "translation":
         _fill_in(raw, model)
+    if task == "multihead":
+        _fill_in_multihead(raw, experiment.split)
     sections = {name: _build(name, raw.get(name), notices, source) for name in SECTIONS}
     if sections["experiment"].task in ("continuous", "translation") and not sections["decoding"]:
         sections["decoding"] = DecodingSection()
@@ -358,6 +169,28 @@ def _fill_in(raw: dict[str, dict[str, Any]], model: str) -> None:
             raise Mistake(f"[optimizer] lacks translator_{end}", "Gloss2Text has no other part",
                           f"add `translator_{end} = …` to [optimizer]")
     raw["model_params"].setdefault("pretrained", raw.get("translation", {}).get("translator") == "mbart")
+
+
+def _fill_in_multihead(raw: dict[str, dict[str, Any]], split: str) -> None:
+    """What follows from SPLIT and from one another: SET_hamnosys or SET_gloss says the set and the mode, the mode the
+    heads and the annotation's name, [augmentations] the size of a picture."""
+    for name in OF_MULTIHEAD:
+        raw.setdefault(name, {})
+    keys, sizes, data = raw["multihead"], raw["augmentations"], raw.setdefault("data", {})
+    named = re.fullmatch(r"(.+)_(hamnosys|gloss)", split)
+    if keys.get("mode", "auto") == "auto":
+        keys["mode"] = named[2] if named else "hamnosys"
+    if not keys.get("data_paths"):
+        keys["data_paths"] = (named[1] if named else split,)
+    if not keys.get("annotation_file"):
+        keys["annotation_file"] = f"test_{keys['mode']}.txt"
+    if not raw["heads"] and keys["mode"] in HEADS_OF:
+        raw["heads"] = {k: v for k, v in vars(HEADS_OF[keys["mode"]]).items() if v}
+    cut = sizes.get("center_crop_size") if sizes.get("apply_center_crop") else None
+    side = max(cut) if isinstance(cut, tuple) and cut else cut or sizes.get("resize_size")
+    data.setdefault("frame_size", side or catalogue.MODELS["SignTransformer"].default_size)
+    seen = raw["feature_extractor"].get("name", "cnn_extractor") not in ("landmark_extractor", "gcn_extractor")
+    raw["model_params"].setdefault("pretrained", seen and not raw["model_params"].get("init_from"))
 
 
 def _override(section: str, item: str, text: str) -> Any:
@@ -401,8 +234,7 @@ def config_from_dict(plain: dict[str, Any]) -> Config:
         hints = typing.get_type_hints(cls)
         held = plain.get(name)
         sections[name] = None if held is None else cls(**{
-            k: tuple(v) if isinstance(v, list) and get_origin(hints[k]) is tuple else v
-            for k, v in held.items() if k in hints})
+            k: _as_type(v, hints[k])[0] for k, v in held.items() if k in hints})
     return Config(plain["model"], plain["split"], plain["exp_no"], **sections)
 
 
@@ -514,7 +346,7 @@ def _check_range(value: Any, rules: typing.Mapping[str, Any], where: str) -> Non
         close = difflib.get_close_matches(str(value), rules["choices"], n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise Mistake(f"{where} has no such value", repr(value), f"{hint}it is one of {', '.join(rules['choices'])}")
-    if value is None or isinstance(value, (str, bool)):
+    if value is None or isinstance(value, (str, bool, dict)):
         return
     low, high, above = rules["low"], rules["high"], rules["above"]
     if value != value or abs(value) == float("inf"):
@@ -531,6 +363,11 @@ def _as_type(value: Any, hint: Any) -> tuple[Any, bool]:
     if isinstance(hint, types.UnionType):
         tries = [_as_type(value, part) for part in get_args(hint)]
         return next((t for t in tries if t[1]), (value, False))
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            return value, False
+        each = {str(k): _as_type(v, get_args(hint)[1]) for k, v in value.items()}
+        return {k: done for k, (done, _) in each.items()}, all(fits for _, fits in each.values())
     if get_origin(hint) is tuple:
         parts = get_args(hint)
         if parts[-1] is ... and isinstance(value, (tuple, list)):
@@ -554,6 +391,8 @@ def _words(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None"}
     if isinstance(hint, types.UnionType):
         return " or ".join(_words(part) for part in get_args(hint))
+    if get_origin(hint) is dict:
+        return f"{{name: {_words(get_args(hint)[1])}}}"
     if get_origin(hint) is tuple:
         count, each = len(get_args(hint)), _words(get_args(hint)[0])
         return f"values in parentheses, each {each}" if get_args(hint)[-1] is ... else \
@@ -581,8 +420,12 @@ def _check(config: Config, source: str) -> None:
         _check_scheduler(config.scheduler, source)
     _check_metrics(config, source)
     _check_heatmaps(config, source)
-    (_check_signs if config.experiment.task == "isolated" else _check_sentences)(config, source)
+    checks = {"isolated": _check_signs, "multihead": _check_multihead}
+    checks.get(config.experiment.task, _check_sentences)(config, source)
     _check_translation(config, source)
+    if config.experiment.task != "multihead" and (those := [n for n in (*OF_MULTIHEAD, "freeze_scheduler")
+                                                            if getattr(config, n)]):
+        raise Mistake(f"{source}: [{those[0]}] is of SignTransformer", f"the model is {config.model}", "leave it out")
     if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
         raise Mistake(f"{source}: optimizer.betas out of range", repr(config.optimizer.betas), "each is in [0, 1)")
     if any(j < 0 for j in config.data.jitter) or config.data.jitter[3] > 0.5:
@@ -597,12 +440,13 @@ def _check_metrics(config: Config, source: str) -> None:
                       f"it is {' or '.join(known)}")
     if config.early_stopping:
         part, metric = config.early_stopping.metric
-        rising = metric == "bleu4" and config.early_stopping.mode == "min"
-        if rising:
-            raise Mistake(f"{source}: early_stopping.mode cannot be min", "BLEU-4 is to rise", "give mode = 'max'")
-        if part not in ("train", "val") or metric not in known or (part == "train" and metric in ("wer", "bleu4")):
+        generated = ("wer", "bleu4", "exact", "f1")
+        if metric in generated[1:] and config.early_stopping.mode == "min":
+            raise Mistake(f"{source}: early_stopping.mode cannot be min", f"{metric} is to rise", "give mode = 'max'")
+        if part not in ("train", "val") or metric not in known or (part == "train" and metric in generated):
             raise Mistake(f"{source}: early_stopping.metric cannot be {config.early_stopping.metric}", "",
-                          f"it is ('val' or 'train', {' or '.join(map(repr, known))}); wer and bleu4 only of val")
+                          f"it is ('val' or 'train', {' or '.join(map(repr, known))}); "
+                          f"{' and '.join(name for name in generated if name in known) or 'acc'} only of val")
 
 
 def _check_heatmaps(config: Config, source: str) -> None:
@@ -680,6 +524,91 @@ def _check_signs(config: Config, source: str) -> None:
                       "leave the key out: all clips of signs have data.num_frames frames")
 
 
+IN_AUGMENTATIONS = ("store", "crop", "eval_resize", "min_scale", "max_aspect", "hflip", "jitter", "jitter_p",
+                    "rand_augment", "rand_augment_n", "rand_augment_p", "erase_p", "keypoints", "heatmap",
+                    "frame_stride", "short_first", "jitter_frames")
+
+
+def _check_multihead(config: Config, source: str) -> None:
+    """Heads that are there and weigh something, landmarks that exist, lists of one length; keys that do nothing."""
+    keys, heads, training = config.multihead, config.heads, config.training
+    assert keys and heads and config.feature_extractor and config.augmentations
+    held = {name: value for name, value in vars(heads).items() if value}
+    if not held or not any(weight for _, weight in held.values()):
+        raise Mistake(f"{source}: no head has a weight, so nothing would be learnt",
+                      ", ".join(f"{name} = {value}" for name, value in held.items()) or "[heads] is empty",
+                      "give at least one head a weight above 0")
+    if few := [name for name, (classes, _) in held.items() if classes < 2]:
+        raise Mistake(f"{source}: heads.{few[0]} has too few classes", str(held[few[0]]), "give 2 or more")
+    _check_landmarks(keys, config.feature_extractor, source)
+    defaults = {f.name: f.default for f in dataclasses.fields(DataSection)}
+    idle = {f"data.{name}": getattr(config.data, name) for name in IN_AUGMENTATIONS
+            if getattr(config.data, name) != defaults[name]}
+    smoothed = training.label_smoothing if keys.loss == "bce" else 0.0
+    idle |= {name: value for name, value in (("training.mixup", training.mixup),
+                                             ("training.label_smoothing", smoothed),
+                                             ("training.channels_last", training.channels_last),
+                                             ("model_params.drop_p", config.model_params.drop_p))
+             if value not in (0, "auto")}
+    if config.decoding:
+        idle["[decoding]"] = "a section"
+    if idle:
+        name, value = next(iter(idle.items()))
+        raise Mistake(f"{source}: {name} does nothing to {config.model}", repr(value),
+                      "leave it out: [augmentations] and transformer.dropout_rate are what there is")
+    if config.optimizer.layer_decay != 1:
+        raise Mistake(f"{source}: optimizer.layer_decay does nothing to {config.model}",
+                      repr(config.optimizer.layer_decay), "leave the key out")
+    _check_sizes(config.augmentations, config.data.frame_size, source)
+    over_time = config.transformer
+    if over_time and over_time.model_path and over_time.name != "hubert_transformer":
+        raise Mistake(f"{source}: transformer.model_path is of hubert_transformer", f"name = {over_time.name!r}",
+                      "leave the key out")
+    if config.freeze_scheduler:
+        _check_freezing(config.freeze_scheduler, source)
+
+
+def _check_landmarks(keys: MultiheadSection, extractor: ExtractorSection, source: str) -> None:
+    parts = keys.landmarks.split()
+    unknown = [part for part in parts if part not in hamnosys.PARTS]
+    if unknown or len(set(parts)) < len(parts):
+        raise Mistake(f"{source}: multihead.landmarks has no such parts", repr(keys.landmarks),
+                      f"name some of {' '.join(hamnosys.PARTS)}, each once")
+    alone = extractor.name in ("landmark_extractor", "gcn_extractor")
+    if alone and not parts:
+        raise Mistake(f"{source}: {extractor.name} looks at landmarks, and there are none", "multihead.landmarks = ''",
+                      "give multihead.landmarks = 'right_hand left_hand pose'")
+    if extractor.model_path and extractor.name != "cnn_extractor":
+        raise Mistake(f"{source}: feature_extractor.model_path is of cnn_extractor", f"name = {extractor.name!r}",
+                      "leave the key out")
+    if extractor.name == "cnn_extractor" and not extractor.model_path:
+        raise Mistake(f"{source}: cnn_extractor needs feature_extractor.model_path", "it is empty",
+                      "give the name of a model of timm, such as 'resnet18'")
+    if extractor.landmark_net != "landmark_extractor" and (alone or not parts):
+        raise Mistake(f"{source}: feature_extractor.landmark_net is of landmarks beside frames",
+                      f"name = {extractor.name!r}, landmarks = {keys.landmarks!r}", "leave the key out")
+
+
+def _check_sizes(keys: AugmentationsSection, frame_size: int, source: str) -> None:
+    cut = keys.center_crop_size
+    if keys.apply_center_crop and cut is None:
+        raise Mistake(f"{source}: augmentations.apply_center_crop lacks center_crop_size", "it is None",
+                      "give the crop's side, or (height, width)")
+    side = keys.resize_size or frame_size
+    if keys.apply_center_crop and keys.apply_resize and max(cut if isinstance(cut, tuple) else (cut or 0,)) > side:
+        raise Mistake(f"{source}: the crop is larger than the picture", f"{cut} of {side} pixels",
+                      "give a larger augmentations.resize_size")
+
+
+def _check_freezing(keys: FreezeSection, source: str) -> None:
+    lengths = {name: len(pattern) for name, pattern in keys.model_params.items()}
+    if not lengths or any(n != len(keys.freeze_pattern_repeats) for n in lengths.values()):
+        raise Mistake(f"{source}: the lists of [freeze_scheduler] are of unequal length",
+                      f"freeze_pattern_repeats has {len(keys.freeze_pattern_repeats)}, "
+                      + (", ".join(f"{name} has {n}" for name, n in lengths.items()) or "model_params is empty"),
+                      "give each name of model_params as many of True and False as there are repeats")
+
+
 def _check_model(config: Config, source: str) -> None:
     """A key that would do nothing to this model is a mistake."""
     entry, keys = catalogue.MODELS[config.model], config.model_params
@@ -691,7 +620,11 @@ def _check_model(config: Config, source: str) -> None:
             raise Mistake(f"{source}: {config.model} has no {what}", f"model_params.{name} = {getattr(keys, name)}",
                           "leave the key out")
     mbart = config.translation and config.translation.translator == "mbart"
-    if entry.weights is None and (keys.weights or keys.pretrained and not (keys.init_from or mbart)):
+    own = entry.task == "multihead"  # timm's and torchvision's, of its extractor
+    if own and keys.weights:
+        raise Mistake(f"{source}: model_params.weights does nothing to {config.model}", keys.weights,
+                      "model_params.pretrained takes timm's or torchvision's, init_from a checkpoint of yours")
+    if not own and entry.weights is None and (keys.weights or keys.pretrained and not (keys.init_from or mbart)):
         raise Mistake(f"{source}: there are no pretrained weights of {config.model}",
                       f"model_params.{'weights' if keys.weights else 'pretrained'}",
                       "set model_params.pretrained = False; model_params.init_from takes a checkpoint of yours")
@@ -700,12 +633,15 @@ def _check_model(config: Config, source: str) -> None:
 
 
 def _check_scheduler(plan: SchedulerSection, source: str) -> None:
-    needed = {"CosineAnnealingLR": ("tmax",), "CosineAnnealingWarmRestarts": ("t0", "tmult"),
+    needed = {"CosineAnnealingLR": ("tmax",), "OneCycleLR": ("tmax",), "CosineAnnealingWarmRestarts": ("t0", "tmult"),
               "WarmOnly": ("warmup_epochs",)}.get(plan.type, ())
     lacking = [k for k in needed if not getattr(plan, k)]
     if lacking:
         raise Mistake(f"{source}: [scheduler] of type {plan.type} lacks {', '.join(lacking)}", "",
                       f"add `{lacking[0]} = …`")
+    if plan.warmup_epochs and plan.warmup_steps:
+        raise Mistake(f"{source}: the warm-up is said twice", f"warmup_epochs = {plan.warmup_epochs}, warmup_steps = "
+                      f"{plan.warmup_steps}", "keep one of them")
     if plan.warmup_epochs and plan.start_factor > plan.end_factor:
         raise Mistake(f"{source}: the warm-up goes down", f"from {plan.start_factor} to {plan.end_factor}",
                       "start_factor is at most end_factor")

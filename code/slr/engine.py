@@ -28,7 +28,7 @@ from slr.errors import Interrupted, Mistake, NonFinite, NothingToTrainOn, OutOfM
 from slr.logbook import Logbook, git_commit
 from slr.paths import shown
 from slr.runtime import Runtime, rng_state, set_rng_state
-from slr.schedules import EarlyStopping, Schedule
+from slr.schedules import EarlyStopping, FreezePlan, Schedule
 from slr.task import Sums, Task
 
 
@@ -49,6 +49,7 @@ class FitPlan:
     best: tuple[str, str] = ("loss", "min")
     schedule: dict[str, Any] = field(default_factory=dict)
     stopping: dict[str, Any] | None = None
+    freezing: FreezePlan | None = None
     bar: bool = False
 
 
@@ -113,6 +114,7 @@ class Fit:
     totals: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, Any] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()  # what the freezing plan keeps from training now, by the beginnings of its names
 
     @property
     def candidates(self) -> dict[str, nn.Module]:
@@ -174,6 +176,8 @@ class Fit:
 
 def start(task: Task, plan: FitPlan, runtime: Runtime) -> Fit:
     """Optimiser, schedule and wrappers around a fresh task."""
+    if plan.freezing:
+        _refuse_unknown(task.model, plan.freezing)
     model = _wrapped(task, plan, runtime)
     groups = task.groups()
     fused = runtime.device.type == "cuda"
@@ -205,7 +209,8 @@ def _wrapped(task: Task, plan: FitPlan, runtime: Runtime) -> nn.Module:
     if runtime.world == 1:
         return task.model
     devices = [runtime.device.index] if runtime.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(task.model, device_ids=devices)
+    return nn.parallel.DistributedDataParallel(task.model, device_ids=devices,
+                                               find_unused_parameters=plan.freezing is not None)
 
 
 def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
@@ -375,6 +380,8 @@ def optimise(training: Fit, group: list[dict[str, Any]], sizes: list[int]) -> to
     `sizes` are the items of the global batches, so nothing has to be asked of the device.
     """
     plan, runtime = training.plan, training.runtime
+    if plan.freezing:
+        freeze(training, plan.freezing)
     for param, rate in zip(training.optimizer.param_groups,
                            training.schedule.rates(training.epoch, training.step, training.steps), strict=True):
         param["lr"] = rate
@@ -393,6 +400,34 @@ def optimise(training: Fit, group: list[dict[str, Any]], sizes: list[int]) -> to
     if training.ema:
         training.ema.update_parameters(training.task.model)
     return runtime.sum(totals)
+
+
+def freeze(training: Fit, plan: FreezePlan) -> None:
+    """Keep from training, or let train again, what the plan says for this step."""
+    names = plan.frozen(training.epoch, training.step, training.steps)
+    if names == training.frozen:
+        return
+    for name, weight in training.task.model.named_parameters():
+        if any(_begins(name, start) for start in plan.patterns):
+            weight.requires_grad_(not any(_begins(name, start) for start in names))
+    training.frozen = names
+    if plan.verbose and training.runtime.main:
+        tqdm.write(f"epoch {training.epoch + 1}, step {training.step + 1}: "
+                   f"{', '.join(names) + ' stay as they are' if names else 'everything trains'}", file=sys.stderr)
+
+
+def _begins(name: str, start: str) -> bool:
+    return name == start or name.startswith(f"{start}.")
+
+
+def _refuse_unknown(model: nn.Module, plan: FreezePlan) -> None:
+    """Raises Mistake for a name that no weight of the model has."""
+    names = [name for name, _ in model.named_parameters()]
+    for start in plan.patterns:
+        if not any(_begins(name, start) for name in names):
+            parts = list(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise Mistake("freeze_scheduler.model_params names no weight of this model", start,
+                          f"its parts are {', '.join(parts)}; {names[0]} would do as well")
 
 
 def _forward_backward(training: Fit, batch: dict[str, Any], share: float) -> torch.Tensor:

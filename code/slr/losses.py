@@ -1,9 +1,10 @@
 """Losses as sums over items, so that means hold over any cut of a batch."""
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch.nn.functional import cross_entropy, ctc_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, ctc_loss, one_hot
 
 from slr.errors import Mistake
 
@@ -18,6 +19,46 @@ def mixed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, other: torch
     own = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
     partner = cross_entropy(logits, labels[other], reduction="none", label_smoothing=smoothing)
     return (share * own + (1 - share) * partner).sum()
+
+
+def over_heads(logits: Sequence[torch.Tensor], labels: torch.Tensor, weights: Sequence[float], *, binary: bool = False,
+               rare: Sequence[torch.Tensor | None] | None = None,
+               smoothing: float = 0.0) -> tuple[torch.Tensor, int]:
+    """(Sum over the items of their heads' weighted mean loss, how many items have a label of any head that weighs).
+
+    logits: of each head (N, classes); labels (N, K), -1 where one is missing, which then counts nowhere; weights of the
+    K heads. The loss is cross-entropy, or with `binary` the mean over the classes of the binary one on one-hot labels.
+    rare: of each head (classes,) factors of its labels' losses. smoothing: of the cross-entropy's labels.
+
+    Raises Mistake where no head weighs anything.
+    """
+    if not any(weights):
+        raise Mistake("no head has a weight", ", ".join(map(str, weights)), "give at least one a weight above 0")
+    known = labels >= 0
+    share = known * labels.new_tensor(weights, dtype=torch.float32)
+    total = share.sum(1)
+    found = torch.stack([_of_head(head, labels[:, k].clamp(min=0), binary, rare[k] if rare else None, smoothing)
+                         for k, head in enumerate(logits)], 1)
+    return ((found * share).sum(1) / total.clamp(min=1e-12)).sum(), int((total > 0).sum())
+
+
+def _of_head(logits: torch.Tensor, labels: torch.Tensor, binary: bool, rare: torch.Tensor | None,
+             smoothing: float) -> torch.Tensor:
+    """(N,) of one head."""
+    if not binary:
+        return cross_entropy(logits, labels, weight=rare, reduction="none", label_smoothing=smoothing)
+    target = one_hot(labels, logits.shape[1]).to(logits)
+    loss = binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+    return loss if rare is None else loss * rare[labels]
+
+
+def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """(classes,) float32: n / (classes that occur x n of this one), as scikit-learn's `balanced`; 1 where none is.
+
+    labels (N,), below 0 where one is missing.
+    """
+    counts = torch.bincount(labels[labels >= 0], minlength=classes).float()
+    return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts.clamp(min=1)), 1.0)
 
 
 def ctc(log_probs: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor,

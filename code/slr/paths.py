@@ -60,6 +60,11 @@ def sentence_data(root: Path, dataset: str) -> Path:
     return root / SENTENCE_DATA[dataset]
 
 
+def hearai(root: Path) -> Path:
+    """Where data paths of signs with symbols (HearAI's form) start."""
+    return root / "HEARAI"
+
+
 def sentences(root: Path, split: str) -> Path:
     """What preprocess.py writes of a split of sentences."""
     return root / "SENTENCES" / split

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FEW, MANY = 30, 120
+FEW, NUMBERED, MANY = 30, 45, 120  # NUMBERED: still with a number in every cell of a confusion matrix
 NAME = 22  # the longest class name that is shown whole
 CONFUSED = 25  # classes, and pairs of classes, in the panels of those confused most
 WORST, BEST = 40, 20  # classes named in the overviews
@@ -44,10 +44,12 @@ Floats = NDArray[np.float64]
 # --- confusion matrix ---------------------------------------------------------------------------------------
 
 
-def confusion_matrix(matrix: ArrayLike, classes: Sequence[str], path: Path | str, title: str = "") -> Path:
+def confusion_matrix(matrix: ArrayLike, classes: Sequence[str], path: Path | str, title: str = "",
+                     whose: str = "signs") -> Path:
     """Counts (K, K), row = true class, column = predicted; colour is the share of the row.
 
-    Above FEW classes two more panels show, large and by name, the classes and the pairs confused most.
+    Above FEW classes two more panels show, large and by name, the classes and the pairs confused most. `whose` is
+    what the classes are called.
     """
     table = np.asarray(matrix, dtype=np.int64).reshape(len(classes), len(classes))
     clips, right = int(table.sum()), int(np.trace(table))
@@ -56,18 +58,18 @@ def confusion_matrix(matrix: ArrayLike, classes: Sequence[str], path: Path | str
     with _style():
         names = _names(classes)
         note = f"{clips:,} clips, {right:,} right ({_share(right / clips)})   rows: true   columns: predicted"
-        fig = _small_matrix(table, names) if len(names) <= FEW else _large_matrix(table, names)
+        fig = _small_matrix(table, names, title) if len(names) <= FEW else _large_matrix(table, names, whose)
         return _save(fig, path, title, note)
 
 
-def _small_matrix(table: NDArray[np.int64], names: list[str]) -> Any:
+def _small_matrix(table: NDArray[np.int64], names: list[str], title: str) -> Any:
     side, label = 0.44 * max(4, len(names)), _inches(names, 9.5)
-    fig = _figure(max(6.0, side + label + 1.9), side + label + 1.0)
+    fig = _figure(max(6.0, side + label + 1.9, 0.3 + 0.125 * len(title)), side + label + 1.0)  # titles are 14 point
     _cells(fig.subplots(), table, table.sum(axis=1), names, names, bar=True)
     return fig
 
 
-def _large_matrix(table: NDArray[np.int64], names: list[str]) -> Any:
+def _large_matrix(table: NDArray[np.int64], names: list[str], whose: str) -> Any:
     """The whole at the left; the classes and the pairs confused most at the right."""
     named = len(names) <= MANY
     side = max(14.5, 0.172 * len(names)) + _inches(names, 8) if named else 16.5
@@ -76,13 +78,13 @@ def _large_matrix(table: NDArray[np.int64], names: list[str]) -> Any:
     axes = fig.subplot_mosaic([[*left, "classes"], [*left, "pairs"]], width_ratios=[*widths, 12.5],
                               height_ratios=(10, 6.5))
     if named:
-        _labelled_matrix(axes["whole"], table, names)
+        _labelled_matrix(axes["whole"], table, names, whose)
     else:
-        _block_matrix(fig, axes["whole"], table)
+        _block_matrix(fig, axes["whole"], table, whose)
         _right_strip(axes["strip"], table)
     pairs = _confused(table)
     if pairs:
-        _confused_classes(axes["classes"], table, names, pairs)
+        _confused_classes(axes["classes"], table, names, pairs, whose)
         _confused_pairs(axes["pairs"], table, names, pairs[:CONFUSED])
     else:
         axes["classes"].text(0.5, 0.5, "no clip is confused", ha="center", size=16, color=GREY)
@@ -99,8 +101,8 @@ def _confused(table: NDArray[np.int64]) -> list[tuple[int, int]]:
     return [(int(rows[i]), int(columns[i])) for i in order]
 
 
-def _confused_classes(ax: Any, table: NDArray[np.int64], names: list[str],
-                      pairs: list[tuple[int, int]]) -> None:
+def _confused_classes(ax: Any, table: NDArray[np.int64], names: list[str], pairs: list[tuple[int, int]],
+                      whose: str) -> None:
     """The classes of the first pairs, the two of a pair side by side, and what went to all the others."""
     chosen = list(dict.fromkeys(c for pair in pairs for c in pair))[:CONFUSED]
     inside, support = table[np.ix_(chosen, chosen)], table[chosen].sum(axis=1)
@@ -108,7 +110,7 @@ def _confused_classes(ax: Any, table: NDArray[np.int64], names: list[str],
     some = [names[c] for c in chosen]
     _cells(ax, counts, support, some, [*some, "all others"])
     ax.axvline(len(chosen), color=GREY, lw=1.5)
-    ax.set_title(f"The {len(chosen)} signs confused most (clips; colour: share of the row)", loc="left",
+    ax.set_title(f"The {len(chosen)} {whose} confused most (clips; colour: share of the row)", loc="left",
                  size=14)
 
 
@@ -140,15 +142,19 @@ def _cells(ax: Any, counts: NDArray[np.int64], support: NDArray[np.int64], rows:
     _label_cells(ax, [f"{name}  ({n})" for name, n in zip(rows, support, strict=True)], columns, 9.5)
 
 
-def _labelled_matrix(ax: Any, table: NDArray[np.int64], names: list[str]) -> None:
-    share = table / np.maximum(table.sum(axis=1), 1)[:, None]
-    ax.pcolormesh(share, cmap=_ramp(), vmin=0, vmax=1)
-    ax.set(xlim=(0, len(names)), ylim=(len(names), 0))
-    for line in range(5, len(names), 5):
-        ax.axhline(line, color=LIGHT, lw=0.7)
-        ax.axvline(line, color=LIGHT, lw=0.7)
-    _label_cells(ax, names, names, 8)
-    ax.set_title(f"All {len(names)} signs (colour: share of the row)", loc="left", size=14)
+def _labelled_matrix(ax: Any, table: NDArray[np.int64], names: list[str], whose: str) -> None:
+    support, numbered = table.sum(axis=1), len(names) <= NUMBERED
+    if numbered:
+        _cells(ax, table, support, names, names)
+    else:
+        ax.pcolormesh(table / np.maximum(support, 1)[:, None], cmap=_ramp(), vmin=0, vmax=1)
+        ax.set(xlim=(0, len(names)), ylim=(len(names), 0))
+        for line in range(5, len(names), 5):
+            ax.axhline(line, color=LIGHT, lw=0.7)
+            ax.axvline(line, color=LIGHT, lw=0.7)
+        _label_cells(ax, names, names, 8)
+    what = "clips; colour: share of the row" if numbered else "colour: share of the row"
+    ax.set_title(f"All {len(names)} {whose} ({what})", loc="left", size=14)
 
 
 def _label_cells(ax: Any, rows: list[str], columns: list[str], size: float) -> None:
@@ -163,7 +169,7 @@ def _blocks(n: int) -> NDArray[np.int64]:
     return np.arange(0, n, math.ceil(n / 250))
 
 
-def _block_matrix(fig: Any, ax: Any, table: NDArray[np.int64]) -> None:
+def _block_matrix(fig: Any, ax: Any, table: NDArray[np.int64], whose: str) -> None:
     """Clips summed over blocks of classes, on a logarithmic scale."""
     from matplotlib.colors import LogNorm
 
@@ -174,12 +180,12 @@ def _block_matrix(fig: Any, ax: Any, table: NDArray[np.int64]) -> None:
     image = ax.pcolormesh(edges, edges, np.ma.masked_equal(blocks, 0), cmap=_ramp(0.25),
                           norm=LogNorm(1, most))
     bar = fig.colorbar(image, ax=ax, location="bottom", **_bar(
-        f"clips in a block of {size} x {size} signs" if size > 1 else "clips"))
+        f"clips in a block of {size} x {size} {whose}" if size > 1 else "clips"))
     ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000) if t <= most]
     bar.set_ticks(ticks, labels=[str(t) for t in ticks])
     bar.ax.minorticks_off()
-    ax.set(ylim=(n, 0), xlabel="predicted sign (label number)", ylabel="true sign (label number)")
-    ax.set_title(f"All {n:,} signs", loc="left", size=14)
+    ax.set(ylim=(n, 0), xlabel="predicted (label number)", ylabel="true (label number)")
+    ax.set_title(f"All {n:,} {whose}", loc="left", size=14)
     _frame(ax)
 
 
@@ -364,6 +370,50 @@ def _class_grid(ax: Any, values: Floats) -> Any:
     ax.set_yticks(rows + 0.5, [str(r * wide) for r in rows], size=8)
     ax.tick_params(length=0)
     return image
+
+
+# --- heads --------------------------------------------------------------------------------------------------
+
+
+def per_head(found: Mapping[str, Any], path: Path | str, title: str = "") -> Path:
+    """Macro-F1 and accuracy of each head, under each a thin bar: always the most frequent label. `found` as
+    metrics.heads.score gives it; its "intervals" (as metrics.heads.intervals gives them), if there, are drawn."""
+    rows, most = found["heads"], found["majority"]
+    with _style():
+        fig = _figure(10.5, 1.9 + 0.72 * max(3, len(rows)))
+        _head_bars(fig.subplots(), rows, (found.get("intervals") or {}).get("heads") or {})
+        fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=4)
+        note = (f"{found['clips']:,} clips   mean macro F1 {_share(found['mean_macro_f1'])} (most frequent label "
+                f"{_share(most['mean_macro_f1'])})   all labels right {_share(found['exact_match'])} "
+                f"({_share(most['exact_match'])})")
+        return _save(fig, path, title, note)
+
+
+def _head_bars(ax: Any, rows: Mapping[str, Any], spans: Mapping[str, Any]) -> None:
+    """Four bars a head: each score, and thin below it the baseline's."""
+    names, y = list(rows), np.arange(len(rows))
+    scores = (("macro_f1", "macro F1", BLUE, -0.2), ("accuracy", "accuracy", ORANGE, 0.2))
+    for key, word, colour, shift in scores:
+        own, base = (np.array([row[key] for row in some]) for some in (
+            rows.values(), [row["majority"] for row in rows.values()]))
+        ax.barh(y + shift - 0.05, own, height=0.22, color=colour, label=word)
+        ax.barh(y + shift + 0.12, base, height=0.1, color=_paler(colour), label=f"{word} of always the most frequent")
+        ends = own.copy()
+        for place, head in enumerate(names):
+            if span := (spans.get(head) or {}).get(key):
+                ax.hlines(place + shift - 0.05, *span, color=INK, lw=1.1)
+                ends[place] = max(own[place], span[1])
+            ax.text(ends[place] + 0.008, place + shift - 0.045, f"{100 * own[place]:.1f}", va="center", size=8.5,
+                    color=INK)
+    for line in y[1::2]:
+        ax.axhspan(line - 0.5, line + 0.5, color="#f4f4f4", lw=0, zorder=0)
+    ax.set(xlim=(0, 1.06), ylim=(len(names) - 0.5, -0.5))
+    ax.set_yticks(y, [f"{_clean(head)}\n{row['classes_present']} of {row['classes']} labels, {row['clips']:,} clips"
+                      for head, row in rows.items()], size=9)
+    _percent(ax.xaxis)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color=LIGHT, lw=0.8)
+    ax.set_axisbelow(True)
 
 
 # --- training curves ----------------------------------------------------------------------------------------
@@ -609,6 +659,13 @@ def _inches(names: Sequence[str], size: float) -> float:
 def _frame(ax: Any) -> None:
     for spine in ax.spines.values():
         spine.set(visible=True, color=GREY, linewidth=0.8)
+
+
+def _paler(colour: str) -> Any:
+    """Half way to white, and opaque."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.45 * part + 0.55 for part in to_rgb(colour))
 
 
 def _share(value: float) -> str:

@@ -2,7 +2,8 @@
 
 A plan answers "which rates at this moment of training", so a run resumed anywhere has the rate it would have had.
 The forms are PyTorch's schedulers of the same names behind a linear warm-up (LinearLR in SequentialLR), see
-Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, for the cosine ones.
+Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, for the cosine ones and Smith and Topin 2018,
+https://arxiv.org/abs/1708.07120, for OneCycleLR.
 """
 
 import math
@@ -65,6 +66,11 @@ class Schedule:
     start_factor: float = 1.0
     end_factor: float = 1.0
     warmup_epochs: int = 0
+    warmup_steps: int = 0
+    multiply_lr_step: float = 1.0
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
     every: str = "epoch"
     plateau: Plateau | None = None
     reduced: list[float] = field(default_factory=list)
@@ -76,12 +82,32 @@ class Schedule:
 
     def rates(self, epoch: int, step: int = 0, steps: int = 1) -> list[float]:
         """The rate of each group in epoch (from 0) at optimiser step `step` of `steps`."""
+        done = epoch * steps + step  # steps before this one
+        if self.type == "OneCycleLR":
+            return self._one_cycle(done, self.tmax * steps)
+        if done < self.warmup_steps:
+            return [rate * (done + 1) / self.warmup_steps for rate in self.base]
+        if self.type == "MultiplicativeLR" and not self.warmup_epochs:
+            return [rate * self.multiply_lr_step ** (done - self.warmup_steps) for rate in self.base]
         moment = epoch + (step / steps if self.every == "step" else 0.0)
+        if self.warmup_steps:  # the plan begins behind them
+            return self._after_warmup(max(0.0, moment - self.warmup_steps / steps))
         if moment < self.warmup_epochs:
             share = moment / self.warmup_epochs
             factor = self.start_factor + (self.end_factor - self.start_factor) * share
             return [rate * factor for rate in self.base]
+        if self.type == "MultiplicativeLR":
+            return [rate * self.multiply_lr_step ** (done - self.warmup_epochs * steps) for rate in self.base]
         return self._after_warmup(moment - self.warmup_epochs)
+
+    def _one_cycle(self, done: int, total: int) -> list[float]:
+        """Up to the rate by half a cosine in pct_start of `total` steps, and down to nearly nothing by another."""
+        peak = self.pct_start * total - 1
+        share = done / peak if done <= peak else (done - peak) / (total - 1 - peak)
+        turn = (1 - math.cos(math.pi * min(share, 1.0))) / 2
+        low = 1 / self.div_factor
+        start, end = (low, 1.0) if done <= peak else (1.0, low / self.final_div_factor)
+        return [rate * (start + (end - start) * turn) for rate in self.base]
 
     def _after_warmup(self, moment: float) -> list[float]:
         if self.type == "CosineAnnealingLR":
@@ -131,6 +157,29 @@ class Schedule:
             return False
         self.plateau.best, self.plateau.bad, self.plateau.cooling = state["plateau"]
         return True
+
+
+@dataclass(frozen=True)
+class FreezePlan:
+    """Which named weights stay as they are when: pattern i lasts `repeats[i]` epochs or steps, True is frozen, and
+    afterwards everything trains. A function of the moment, so that a checkpoint's epoch and step are all its state.
+
+    patterns: {what a weight's name begins with, up to a dot: its flags}, all as long as `repeats`; mode: epoch or step.
+    """
+
+    patterns: dict[str, tuple[bool, ...]]
+    repeats: tuple[int, ...]
+    mode: str = "epoch"
+    verbose: bool = True
+
+    def frozen(self, epoch: int, step: int, steps: int) -> tuple[str, ...]:
+        """What is frozen in epoch (from 0) at optimiser step `step` of `steps`."""
+        left = epoch if self.mode == "epoch" else epoch * steps + step
+        for i, lasts in enumerate(self.repeats):
+            if left < lasts:
+                return tuple(name for name, flags in self.patterns.items() if flags[i])
+            left -= lasts
+        return ()
 
 
 @dataclass

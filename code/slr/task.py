@@ -1,6 +1,6 @@
 """The hinge: a task binds one data set, one model, its losses and its metric. The engine receives it, imports none.
 
-A new system is a subclass in `slr/tasks/` and a line in `config.TASKS`; scripts, engine, checkpoints and the queue
+A new system is a subclass in `slr/tasks/` and a line in `sections.TASKS`; scripts, engine, checkpoints and the queue
 stay as they are.
 """
 
@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from slr.checkpoint import load_weights
-from slr.config import TASKS, Config
+from slr.config import Config
 from slr.errors import Mistake
 from slr.runtime import Runtime
+from slr.sections import TASKS
 
 Sums = dict[str, tuple[torch.Tensor, float]]
 

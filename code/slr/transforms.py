@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+Range = float | tuple[float, float]  # how far something is changed to either side, or from where to where
 DRAWS = 6  # flip, brightness, contrast, saturation, hue, mixup's share
 COLOURS = slice(1, 5)
 
@@ -22,7 +23,7 @@ class Augment:
     min_scale: float = 1.0
     max_aspect: float = 1.0
     hflip: float = 0.0
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    jitter: tuple[Range, Range, Range, Range] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
     jitter_p: float = 1.0  # of the clips
     mixup: float = 0.0
 
@@ -89,13 +90,20 @@ def mirrored(points: np.ndarray, size: int) -> np.ndarray:
 
 def draw(rng: np.random.Generator, augment: Augment) -> np.ndarray:
     """The (6,) float32 numbers of one clip: flip, three factors, hue in turns, mixup's share of the clip itself."""
-    brightness, contrast, saturation, hue = augment.jitter
+    *factors, hue = augment.jitter
     share = rng.beta(augment.mixup, augment.mixup) if augment.mixup > 0 else 1.0
-    draws = np.array([rng.random() < augment.hflip, *(rng.uniform(max(0.0, 1 - x), 1 + x) for x in
-                      (brightness, contrast, saturation)), rng.uniform(-hue, hue), max(share, 1 - share)], np.float32)
+    draws = np.array([rng.random() < augment.hflip, *(rng.uniform(*_around(1.0, x)) for x in factors),
+                      rng.uniform(*_around(0.0, hue)), max(share, 1 - share)], np.float32)
     if rng.random() >= augment.jitter_p:
         draws[COLOURS] = no_draw()[COLOURS]
     return draws
+
+
+def _around(middle: float, far: Range) -> tuple[float, float]:
+    """From where to where a factor around 1, which is not negative, or a shift around 0 is drawn."""
+    if isinstance(far, tuple):
+        return far
+    return max(middle - far, 0.0) if middle else -far, middle + far
 
 
 def no_draw() -> np.ndarray:

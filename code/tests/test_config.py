@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,12 @@ def _value(hint, rules) -> st.SearchStrategy:
             tuple[float, float, float, float]: st.tuples(*[st.floats(0, 0.5)] * 4),
             bool | None: st.none() | st.booleans(), tuple[float, ...]: st.lists(floats, max_size=4).map(tuple),
             tuple[int, ...]: st.lists(st.integers(max(0, int(low)), 20), max_size=4).map(tuple),
+            tuple[str, ...]: st.lists(st.text("ab/_1", min_size=1, max_size=5), max_size=3).map(tuple),
+            int | tuple[int, int] | None: st.none() | st.integers(1, 16) | st.tuples(*[st.integers(1, 16)] * 2),
+            float | tuple[float, float]: st.floats(0, 0.5) | st.tuples(*[st.floats(0, 0.5)] * 2),
+            tuple[int, float] | None: st.none() | st.tuples(st.integers(2, 40), st.floats(0.1, 2)),
+            dict[str, tuple[bool, ...]]: st.dictionaries(st.text("ab._", min_size=1, max_size=5),
+                                                         st.tuples(st.booleans(), st.booleans()), min_size=1),
             tuple[str, str]: st.tuples(st.sampled_from(["val", "train"]), st.sampled_from(["loss", "acc"]))}[hint]
 
 
@@ -259,26 +266,27 @@ def configs(draw) -> Config:
     assume(sections["data"].num_frames >= 5 and sections["data"].frame_size >= 17)
     sections["model_params"] = dataclasses.replace(sections["model_params"], drop_path=None)
     sentences = "MambaSLR" if sections["mamba"] else "S3D_CTC"
-    names = {"continuous": sentences, "translation": "Sign2Text"}
+    names = {"continuous": sentences, "translation": "Sign2Text", "multihead": "SignTransformer"}
     model = fitting(sections, names.get(sections["experiment"].task, "S3D"))
     plan = sections["scheduler"]
     if plan:
         idle = {f.name: f.default for f in dataclasses.fields(plan) if f.name not in SCHEDULER_KEYS[plan.type]}
         needed = {"tmax", "t0", "tmult", "warmup_epochs"} & SCHEDULER_KEYS[plan.type]
-        plan = dataclasses.replace(plan, **{k: getattr(plan, k) or 3 for k in needed})
-        sections["scheduler"] = dataclasses.replace(plan, **idle, start_factor=min(plan.start_factor, plan.end_factor))
+        plan = dataclasses.replace(plan, **{k: getattr(plan, k) or 3 for k in needed}, warmup_steps=0)
+        plan = dataclasses.replace(plan, start_factor=min(plan.start_factor, plan.end_factor))
+        sections["scheduler"] = dataclasses.replace(plan, **idle)
     return Config(model, "asl100", "4", **sections)
 
 
 def fitting(sections: dict, model: str) -> str:
     """Changes what the task of these sections cannot have; the name of a model that does it."""
-    def change(name: str, **keys: object) -> None:
-        if sections[name]:
-            sections[name] = dataclasses.replace(sections[name], **keys)
+    def change(section: str, /, **keys: object) -> None:
+        if sections[section]:
+            sections[section] = dataclasses.replace(sections[section], **keys)
 
     change("data", keypoints="", heatmap="none")
     metric = configuration.METRICS[sections["experiment"].task][1]
-    if sections["training"].best_metric in ("acc", "wer", "bleu4"):
+    if sections["training"].best_metric in ("acc", "wer", "bleu4", "exact", "f1"):
         change("training", best_metric=metric)
     if model == "Sign2Text":
         change("translation", heads=2, width=16, freeze_gloss=False, sweep_beams=(1, 3), sweep_penalties=(0.5,))
@@ -293,6 +301,9 @@ def fitting(sections: dict, model: str) -> str:
         change("model_params", frozen_blocks=None, bn_momentum=None, pretrained=False, weights="")
     if model != "MambaSLR":
         sections["mamba"] = None
+    if model == "SignTransformer":
+        return fit_heads(sections, change)
+    sections |= dict.fromkeys((*configuration.OF_MULTIHEAD, "freeze_scheduler"))
     if model == "S3D":
         change("data", frame_stride=1, short_first=0)
         change("model_params", frozen_blocks=None)
@@ -304,6 +315,27 @@ def fitting(sections: dict, model: str) -> str:
     change("early_stopping", metric=("val", metric), mode="max" if metric == "bleu4" else "min")
     sections["decoding"] = sections["decoding"] or configuration.DecodingSection()
     return model
+
+
+def fit_heads(sections: dict, change: Callable[..., None]) -> str:
+    """The same of a SignTransformer: every section is there, and what would do nothing is not."""
+    for name in configuration.OF_MULTIHEAD:
+        sections[name] = sections[name] or configuration.SECTIONS[name]()
+    idle = {f.name: f.default for f in dataclasses.fields(sections["data"])
+            if f.name in configuration.IN_AUGMENTATIONS}
+    change("data", **idle)
+    change("training", mixup=0.0, label_smoothing=0.0, channels_last="auto")
+    change("model_params", drop_p=0.0, weights="", frozen_blocks=None, bn_momentum=None)
+    change("optimizer", layer_decay=1.0)
+    change("multihead", landmarks="pose face", mode="gloss", annotation_file="a.txt", data_paths=("a", "b"))
+    change("heads", gloss=(3, 0.5))
+    change("feature_extractor", name="cnn_extractor", model_path="resnet18")
+    change("augmentations", apply_center_crop=False)
+    change("transformer", model_path="")
+    change("freeze_scheduler", freeze_pattern_repeats=(3, 1))
+    change("early_stopping", metric=("val", "f1"), mode="max")
+    sections["decoding"] = None
+    return "SignTransformer"
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,8 +10,10 @@ CODE = Path(__file__).resolve().parents[1]
 ROOT = CODE.parent
 
 FLOORS = {
-    0: ("catalogue", "paths", "runtime", "batchnorm", "text", "search", "decoding", "losses", "schedules", "video"),
-    1: ("config", "checkpoint", "logbook", "loading", "augment", "transforms", "streaming", "plots", "metrics"),
+    0: ("catalogue", "hamnosys", "sections", "paths", "runtime", "batchnorm", "text", "search", "decoding", "losses",
+        "schedules", "video"),
+    1: ("config", "yaml_config", "checkpoint", "logbook", "loading", "augment", "transforms", "streaming", "plots",
+        "metrics"),
     2: ("datasets", "models", "engine", "task"),
     3: ("tasks", "trained", "rehearsal"),
 }

@@ -3,15 +3,16 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from slr.errors import Mistake
-from slr.losses import ctc, mixed_cross_entropy, smoothed_kl
+from slr.losses import class_weights, ctc, mixed_cross_entropy, over_heads, smoothed_kl
 
 torch.manual_seed(0)
 LOGITS, LABELS = torch.randn(6, 5, dtype=torch.float64), torch.tensor([0, 4, 2, 2, 1, 3])
@@ -177,3 +178,54 @@ def test_smoothed_kl_gradient():
     loss = smoothed_kl(perfect.log_softmax(2), torch.tensor([[3]]), 0, 0.2)
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert torch.autograd.grad(loss.sum(), perfect)[0].abs().max() < 1e-12
+
+
+# --- several heads ------------------------------------------------------------------------------------------
+
+def heads(seed: int, items: int = 7) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Logits of heads of 3, 5 and 2 classes, and labels of which a third is missing."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = [torch.randn(items, n, generator=generator, dtype=torch.float64) for n in (3, 5, 2)]
+    labels = torch.stack([torch.randint(0, n, (items,), generator=generator) for n in (3, 5, 2)], 1)
+    return logits, labels.masked_fill(torch.rand(labels.shape, generator=generator) < 1 / 3, -1)
+
+
+@given(st.integers(0, 50), st.tuples(*[st.sampled_from([0.0, 0.1, 1.0, 2.0])] * 3).filter(any), st.booleans())
+def test_loss_over_heads_against_a_loop(seed, weights, binary):
+    logits, labels = heads(seed)
+    rare = [torch.rand(head.shape[1], dtype=torch.float64) + 0.5 for head in logits]
+    total, count = 0.0, 0
+    for item, row in enumerate(labels.tolist()):
+        each = [(weights[k], logits[k][item], label, rare[k][label]) for k, label in enumerate(row)
+                if label >= 0 and weights[k]]
+        if each:
+            count += 1
+            found = [weight * factor * (binary_cross_entropy_with_logits(head, one_hot(torch.tensor(label), len(head))
+                                                                         .double())
+                                        if binary else cross_entropy(head, torch.tensor(label)))
+                     for weight, head, label, factor in each]
+            total += sum(found) / sum(weight for weight, *_ in each)
+    mine, items = over_heads(logits, labels, weights, binary=binary, rare=rare)
+    assert items == count and float(mine) == pytest.approx(float(total), rel=1e-6)
+
+
+def test_loss_over_heads_holds_over_any_cut_and_masks_what_is_missing():
+    logits, labels = heads(3)
+    weights = [1.0, 0.3, 0.0]
+    whole = over_heads(logits, labels, weights)
+    parts = [over_heads([head[cut] for head in logits], labels[cut], weights) for cut in (slice(0, 2), slice(2, 7))]
+    assert whole[1] == sum(n for _, n in parts) and torch.allclose(whole[0], sum(x for x, _ in parts))
+    leaves = [head.clone().requires_grad_() for head in logits]
+    over_heads(leaves, labels, weights)[0].backward()
+    for k, leaf in enumerate(leaves):
+        assert torch.equal(leaf.grad.abs().sum(1) > 0, (labels[:, k] >= 0) & (weights[k] > 0))
+    with pytest.raises(Mistake, match="no head has a weight"):
+        over_heads(logits, labels, [0.0, 0.0, 0.0])
+
+
+def test_class_weights_are_scikit_learns():
+    from sklearn.utils.class_weight import compute_class_weight
+    labels = torch.tensor([0, 0, 0, 2, 2, 4, -1, -1])
+    found = class_weights(labels, 6)
+    theirs = compute_class_weight("balanced", classes=np.array([0, 2, 4]), y=[n for n in labels.tolist() if n >= 0])
+    assert found[[0, 2, 4]].tolist() == pytest.approx(theirs.tolist()) and found[[1, 3, 5]].tolist() == [1, 1, 1]

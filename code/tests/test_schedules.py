@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as torch_schedules
 
-from slr.schedules import EarlyStopping, Plateau, Schedule
+from slr.schedules import EarlyStopping, FreezePlan, Plateau, Schedule
 
 BASE = [1e-3, 0.02]
 EPOCHS = 40
@@ -164,3 +164,64 @@ def test_states_of_another_metric_are_left_out():
     falling.observe(1, 1.0)
     assert not rising.load_state_dict(falling.state_dict())
     assert rising.plateau.best is None and rising.rates(2) == pytest.approx([0.1])
+
+
+# --- plans by steps -----------------------------------------------------------------------------------------
+
+def by_steps(plan: Schedule, epochs: int, steps: int) -> list[list[float]]:
+    return [plan.rates(epoch, step, steps) for epoch in range(epochs) for step in range(steps)]
+
+
+@pytest.mark.parametrize("pct_start", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_one_cycle(pct_start, steps):
+    theirs = torch_rates(lambda o: torch_schedules.OneCycleLR(o, BASE, total_steps=20 * steps, pct_start=pct_start,
+                                                              div_factor=10, final_div_factor=100), 20 * steps - 1)
+    mine = Schedule(BASE, "OneCycleLR", tmax=20, pct_start=pct_start, div_factor=10, final_div_factor=100)
+    assert close(by_steps(mine, 20, steps)[:-1], theirs)
+    assert mine.rates(25, 3, steps) == pytest.approx([rate / 1000 for rate in BASE])  # behind its end: as at its end
+
+
+def test_a_factor_for_every_step():
+    theirs = torch_rates(lambda o: torch_schedules.MultiplicativeLR(o, lambda _: 0.97), 60)
+    assert close(by_steps(Schedule(BASE, "MultiplicativeLR", multiply_lr_step=0.97), 6, 10), theirs)
+
+
+@given(st.integers(1, 30), st.integers(1, 9), st.sampled_from(["MultiplicativeLR", "CosineAnnealingLR", "constant"]))
+def test_warm_up_by_steps(warm, steps, kind):
+    """Step k of n has k / n of the rate, and then the plan begins; whatever the steps of an epoch."""
+    plan = Schedule(BASE, kind, tmax=10, multiply_lr_step=0.9, warmup_steps=warm, every="step")
+    rows = by_steps(plan, 40, steps)[:40]
+    for k, row in enumerate(rows[:warm]):
+        assert row == pytest.approx([rate * (k + 1) / warm for rate in BASE])
+    alone = by_steps(Schedule(BASE, kind, tmax=10, multiply_lr_step=0.9, every="step"), 40, steps)
+    for row, other in zip(rows[warm:], alone, strict=False):
+        assert row == pytest.approx(other)
+
+
+def test_a_factor_for_every_step_behind_epochs_of_warm_up():
+    plan = Schedule(BASE, "MultiplicativeLR", multiply_lr_step=0.9, warmup_epochs=2, start_factor=0.5)
+    assert plan.rates(1, 3, 4) == pytest.approx([0.75 * rate for rate in BASE])
+    assert plan.rates(2, 0, 4) == pytest.approx(BASE)
+    assert plan.rates(3, 1, 4) == pytest.approx([rate * 0.9 ** 5 for rate in BASE])
+
+
+# --- freezing -----------------------------------------------------------------------------------------------
+
+def test_the_documented_freezing():
+    """Ten epochs the extractor, five the transformer, and then everything trains."""
+    plan = FreezePlan({"feature_extractor": (True, False), "transformer": (False, True)}, (10, 5))
+    frozen = [plan.frozen(epoch, 0, 100) for epoch in range(20)]
+    assert frozen == [("feature_extractor",)] * 10 + [("transformer",)] * 5 + [()] * 5
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(1, 6)), min_size=1, max_size=4),
+       st.integers(1, 5), st.sampled_from(["epoch", "step"]))
+def test_freezing_is_a_list_of_moments(rows, steps, mode):
+    """Against writing out each pattern as often as it lasts."""
+    plan = FreezePlan({"a": tuple(a for a, _, _ in rows), "b": tuple(b for _, b, _ in rows)},
+                      tuple(n for _, _, n in rows), mode)
+    written = [tuple(name for name, flag in (("a", a), ("b", b)) if flag) for a, b, n in rows for _ in range(n)]
+    for moment in range(len(written) + 6):
+        epoch, step = (moment, steps - 1) if mode == "epoch" else divmod(moment, steps)
+        assert plan.frozen(epoch, step, steps) == (written[moment] if moment < len(written) else ())

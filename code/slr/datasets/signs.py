@@ -19,6 +19,8 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from slr.hamnosys import HEADS
+
 Array = NDArray[np.float64]
 
 POSITION, ROTATION, FINGERS = slice(0, 3), slice(3, 7), slice(7, 27)
@@ -59,9 +61,8 @@ LOCATIONS: dict[str, tuple[float, float, float]] = {
     "thumb": (0.44, 0.56, 0.22), "index finger": (0.42, 0.56, 0.20), "middle finger": (0.42, 0.57, 0.18),
     "ring finger": (0.43, 0.57, 0.18),
 }
-HEADS = {"symmetry_operator": 9, "hand_shape_base_form": 12, "hand_shape_thumb_position": 4,
-         "hand_shape_bending": 6, "hand_position_finger_direction": 18, "hand_position_palm_orientation": 8,
-         "hand_location_x": 5, "hand_location_y": 37}
+SYMBOLS = dict(zip(HEADS, (SYMMETRIES, SHAPES, THUMBS, BENDINGS, tuple(DIRECTIONS), PALMS, LOCATIONS_X,
+                           tuple(LOCATIONS)), strict=True))  # the name of every class of every head
 
 
 @dataclass(frozen=True)
