@@ -4,6 +4,7 @@
     python preprocess.py -as demo_continuous               draws the built-in sentences
     python preprocess.py -as demo_translation              draws those that have an English side
     python preprocess.py -as demo_multihead                draws the built-in signs with symbols, in HearAI's form
+    python preprocess.py -as demo_bundestag                draws the built-in videos with subtitles
     python preprocess.py -as asl100 -ve                    data/WLASL/splits/asl100.json, WLASL2000/*.mp4
     python preprocess.py -as asl100 asl300 --store jpeg    and writes every clip's frames once, to load faster
     python preprocess.py -as mine --annotations mine.json --videos ~/clips    any WLASL-form file, any folder
@@ -23,6 +24,10 @@ And some make the parts of a set of signs in HearAI's form, or show what is in o
     python preprocess.py --landmarks data/HEARAI/mine data/HEARAI/mine     NAME/NAME.npz, by MediaPipe
     python preprocess.py --stats data/HEARAI/mine/test_hamnosys.txt charts    how often every symbol occurs
 
+One makes the table of long videos with subtitles, of every name.mp4 with its name.srt:
+
+    python preprocess.py --subtitles data/BUNDESTAG/bundestag/videos data/BUNDESTAG/bundestag    metadata.csv
+
 No bad video ends it: report.json lists every clip that is left out, and why. Beside it lie the labels, the
 class list, contact_sheet.png and statistics.png. Nor does a bad split cost the others. Stop it at any time: the
 same command goes on.
@@ -41,9 +46,11 @@ from slr.errors import Interrupted, Mistake, NothingToTrainOn
 
 DRAWN_SENTENCES = ("demo_continuous", "demo_translation")  # what built-in splits of sentences begin with
 DRAWN_SIGNS = "demo_multihead"  # what built-in splits of signs with symbols begin with
+DRAWN_VIDEOS = "demo_bundestag"  # what built-in splits of videos with subtitles begin with
 WEIGHTS = {"prune_mbart": ("to", "prune_from"), "import_published": ("to", "replace")}  # and what goes with them
 TOOLS = {"stats": ("separator",), "to_frames": (), "key_frames": (), "cut_movement": (),
-         "landmarks": ("landmark_model",)}  # of HearAI's form, and what goes with them
+         "landmarks": ("landmark_model",),  # of HearAI's form, and what goes with them
+         "subtitles": ()}  # of the Bundestag's
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -80,7 +87,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
                            ("to_frames", "VIDEO_OR_FOLDER", "videos to frames in HearAI's form"),
                            ("key_frames", "FOLDER", "the frames of every clip that matter"),
                            ("cut_movement", "FOLDER", "every clip without its still beginning and end"),
-                           ("landmarks", "FOLDER", "MediaPipe's landmarks of every clip")):
+                           ("landmarks", "FOLDER", "MediaPipe's landmarks of every clip"),
+                           ("subtitles", "VIDEOS_FOLDER", "name.mp4 and name.srt to the Bundestag's metadata.csv")):
         add(f"--{tool}", nargs=2, type=Path, metavar=(of, "OUTPUT_DIR"), help=does)
     add("--separator", metavar="S", help="stats: between the annotation's columns; white space by default")
     add("--landmark_model", type=Path, metavar="FILE", help="landmarks: holistic_landmarker.task of newer MediaPipes")
@@ -178,11 +186,13 @@ def draw_sentences(root: Path, split: str, args: argparse.Namespace) -> Path:
     return makers[split].draw(root, split, args.seed, workers=args.workers, progress=sys.stderr.isatty())
 
 
-def draw_multihead(root: Path, split: str, args: argparse.Namespace) -> None:
-    """The built-in signs with symbols: HearAI's form is read as it is, there is nothing to prepare."""
-    from slr.datasets import synthetic_multihead as drawn
+def draw_as_it_is(root: Path, split: str, args: argparse.Namespace) -> None:
+    """The built-in signs with symbols, and videos with subtitles: their forms are read as they are, there is nothing to
+    prepare."""
+    from slr.datasets import synthetic_bundestag, synthetic_multihead
+    drawn: Any = synthetic_multihead if split.startswith(DRAWN_SIGNS) else synthetic_bundestag
     if split not in drawn.SIZES:
-        raise Mistake("there are no such built-in signs", split, f"there are {', '.join(drawn.SIZES)}")
+        raise Mistake("there is no such built-in data", split, f"there are {', '.join(drawn.SIZES)}")
     for name, default in vars(parse_arguments([])).items():
         useful = ("asl_split", "verbose", "workers", "dry_run", "data", "seed")
         if name not in useful and getattr(args, name) != default:
@@ -193,8 +203,8 @@ def draw_multihead(root: Path, split: str, args: argparse.Namespace) -> None:
 
 
 def prepare_split(split: str, root: Path, args: argparse.Namespace) -> None:
-    if split.startswith(DRAWN_SIGNS) and not args.dataset:
-        draw_multihead(root, split, args)
+    if split.startswith((DRAWN_SIGNS, DRAWN_VIDEOS)) and not args.dataset:
+        draw_as_it_is(root, split, args)
         return
     dataset = dataset_of(split, args)
     if dataset == "WLASL":
@@ -343,9 +353,10 @@ def use_tool(tool: str, args: argparse.Namespace) -> int:
         from slr.datasets.hearai_pictures import draw_statistics
         print(draw_statistics(source, output, args.separator))
         return errors.DONE
-    from slr.datasets import hearai_tools
+    from slr.datasets import hearai_tools, subtitles
+    module: Any = subtitles if tool == "subtitles" else hearai_tools
     more = {"model": args.landmark_model} if tool == "landmarks" else {}
-    done = getattr(hearai_tools, tool)(source, output, bar=bar, **more)
+    done = getattr(module, tool)(source, output, bar=bar, **more)
     print(done)
     if not done.written and not done.kept:
         raise Mistake("nothing could be made", f"all of {len(done.failed)} were skipped", "the reasons stand above")

@@ -169,8 +169,11 @@ def convert(args: argparse.Namespace) -> int:
 
     try:
         text = args.yaml.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(f"{shown(args.yaml)} cannot be read", str(error), "name a UTF-8 text file") from None
+    except OSError as error:
+        raise Mistake(f"{shown(args.yaml)} cannot be read", error.strerror or str(error), "name a file that is there") \
+            from None
+    except UnicodeDecodeError as error:
+        raise Mistake(f"{shown(args.yaml)} is no UTF-8 text", str(error), "save it as UTF-8") from None
     experiment, target = paths.Experiment("SignTransformer", "pjm", "1"), args.to
     if target:
         experiment, target = named_by(target)

@@ -24,6 +24,7 @@ from slr.errors import Mistake
 from slr.paths import Experiment, existing_experiments, shown
 from slr.sections import (
     HEADS_OF,
+    LANDMARK_NETS,
     LENGTHS,
     METRICS,
     OF_MULTIHEAD,
@@ -180,16 +181,18 @@ def _fill_in_multihead(raw: dict[str, dict[str, Any]], split: str) -> None:
     named = re.fullmatch(r"(.+)_(hamnosys|gloss)", split)
     if keys.get("mode", "auto") == "auto":
         keys["mode"] = named[2] if named else "hamnosys"
+    mode = str(keys["mode"])
     if not keys.get("data_paths"):
         keys["data_paths"] = (named[1] if named else split,)
     if not keys.get("annotation_file"):
-        keys["annotation_file"] = f"test_{keys['mode']}.txt"
-    if not raw["heads"] and keys["mode"] in HEADS_OF:
-        raw["heads"] = {k: v for k, v in vars(HEADS_OF[keys["mode"]]).items() if v}
+        keys["annotation_file"] = f"test_{mode}.txt"
+    if not raw["heads"] and mode in HEADS_OF:
+        raw["heads"] = {k: v for k, v in vars(HEADS_OF[mode]).items() if v}
     cut = sizes.get("center_crop_size") if sizes.get("apply_center_crop") else None
-    side = max(cut) if isinstance(cut, tuple) and cut else cut or sizes.get("resize_size")
-    data.setdefault("frame_size", side or catalogue.MODELS["SignTransformer"].default_size)
-    seen = raw["feature_extractor"].get("name", "cnn_extractor") not in ("landmark_extractor", "gcn_extractor")
+    given = [side for side in (*(cut if isinstance(cut, (tuple, list)) else (cut,)), sizes.get("resize_size"))
+             if type(side) is int]
+    data.setdefault("frame_size", given[0] if given else catalogue.MODELS["SignTransformer"].default_size)
+    seen = raw["feature_extractor"].get("name", "cnn_extractor") not in LANDMARK_NETS
     raw["model_params"].setdefault("pretrained", seen and not raw["model_params"].get("init_from"))
 
 
@@ -552,10 +555,11 @@ def _check_multihead(config: Config, source: str) -> None:
              if value not in (0, "auto")}
     if config.decoding:
         idle["[decoding]"] = "a section"
+    idle |= _idle_heads(config)
     if idle:
         name, value = next(iter(idle.items()))
-        raise Mistake(f"{source}: {name} does nothing to {config.model}", repr(value),
-                      "leave it out: [augmentations] and transformer.dropout_rate are what there is")
+        raise Mistake(f"{source}: {name} does nothing here", repr(value),
+                      "leave it out; pictures have [augmentations], dropout is transformer.dropout_rate")
     if config.optimizer.layer_decay != 1:
         raise Mistake(f"{source}: optimizer.layer_decay does nothing to {config.model}",
                       repr(config.optimizer.layer_decay), "leave the key out")
@@ -568,13 +572,29 @@ def _check_multihead(config: Config, source: str) -> None:
         _check_freezing(config.freeze_scheduler, source)
 
 
+def _idle_heads(config: Config) -> dict[str, Any]:
+    """What is set and does nothing: about pictures where landmarks alone are looked at, and so on."""
+    keys, sizes, over_time = config.multihead, config.augmentations, config.transformer
+    assert keys and sizes and over_time and config.feature_extractor
+    plain, idle = AugmentationsSection(), dict[str, Any]()
+    if config.feature_extractor.name in LANDMARK_NETS:
+        idle |= {f"augmentations.{name}": value for name, value in vars(sizes).items() if value != getattr(plain, name)}
+        idle |= {name: value for name, value in (("model_params.pretrained", config.model_params.pretrained),
+                                                 ("data.subtract_clip_mean", config.data.subtract_clip_mean)) if value}
+    if over_time.name != "hubert_transformer" and over_time.hidden_size != TransformerSection().hidden_size:
+        idle["transformer.hidden_size"] = over_time.hidden_size
+    if keys.val_paths and keys.test_paths and keys.split_by != "ratio":
+        idle["multihead.split_by"] = keys.split_by
+    return idle
+
+
 def _check_landmarks(keys: MultiheadSection, extractor: ExtractorSection, source: str) -> None:
     parts = keys.landmarks.split()
     unknown = [part for part in parts if part not in hamnosys.PARTS]
     if unknown or len(set(parts)) < len(parts):
         raise Mistake(f"{source}: multihead.landmarks has no such parts", repr(keys.landmarks),
                       f"name some of {' '.join(hamnosys.PARTS)}, each once")
-    alone = extractor.name in ("landmark_extractor", "gcn_extractor")
+    alone = extractor.name in LANDMARK_NETS
     if alone and not parts:
         raise Mistake(f"{source}: {extractor.name} looks at landmarks, and there are none", "multihead.landmarks = ''",
                       "give multihead.landmarks = 'right_hand left_hand pose'")
@@ -594,6 +614,11 @@ def _check_sizes(keys: AugmentationsSection, frame_size: int, source: str) -> No
     if keys.apply_center_crop and cut is None:
         raise Mistake(f"{source}: augmentations.apply_center_crop lacks center_crop_size", "it is None",
                       "give the crop's side, or (height, width)")
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        far = getattr(keys, f"color_jitter_{name}")
+        if far[0] > far[1] if isinstance(far, tuple) else far < 0:
+            raise Mistake(f"{source}: augmentations.color_jitter_{name} is no range", repr(far),
+                          "give one number from 0 up, or the lower and the higher end")
     side = keys.resize_size or frame_size
     if keys.apply_center_crop and keys.apply_resize and max(cut if isinstance(cut, tuple) else (cut or 0,)) > side:
         raise Mistake(f"{source}: the crop is larger than the picture", f"{cut} of {side} pixels",
@@ -634,7 +659,7 @@ def _check_model(config: Config, source: str) -> None:
 
 def _check_scheduler(plan: SchedulerSection, source: str) -> None:
     needed = {"CosineAnnealingLR": ("tmax",), "OneCycleLR": ("tmax",), "CosineAnnealingWarmRestarts": ("t0", "tmult"),
-              "WarmOnly": ("warmup_epochs",)}.get(plan.type, ())
+              "WarmOnly": () if plan.warmup_steps else ("warmup_epochs",)}.get(plan.type, ())
     lacking = [k for k in needed if not getattr(plan, k)]
     if lacking:
         raise Mistake(f"{source}: [scheduler] of type {plan.type} lacks {', '.join(lacking)}", "",
@@ -642,6 +667,9 @@ def _check_scheduler(plan: SchedulerSection, source: str) -> None:
     if plan.warmup_epochs and plan.warmup_steps:
         raise Mistake(f"{source}: the warm-up is said twice", f"warmup_epochs = {plan.warmup_epochs}, warmup_steps = "
                       f"{plan.warmup_steps}", "keep one of them")
+    if plan.warmup_steps and plan.start_factor != 1:
+        raise Mistake(f"{source}: scheduler.start_factor does nothing beside warmup_steps", repr(plan.start_factor),
+                      "leave it out: step k of n has k / n of the rate")
     if plan.warmup_epochs and plan.start_factor > plan.end_factor:
         raise Mistake(f"{source}: the warm-up goes down", f"from {plan.start_factor} to {plan.end_factor}",
                       "start_factor is at most end_factor")

@@ -405,8 +405,16 @@ def optimise(training: Fit, group: list[dict[str, Any]], sizes: list[int]) -> to
 def freeze(training: Fit, plan: FreezePlan) -> None:
     """Keep from training, or let train again, what the plan says for this step."""
     names = plan.frozen(training.epoch, training.step, training.steps)
+    modules = dict(training.task.model.named_modules())
     if names == training.frozen:
+        for name in names:  # validation sets all of them to train
+            if name in modules:
+                modules[name].eval()
         return
+    training.task.model.train()
+    for name in names:  # so its batch-norm and dropout stay as they are, too
+        if name in modules:
+            modules[name].eval()
     for name, weight in training.task.model.named_parameters():
         if any(_begins(name, start) for start in plan.patterns):
             weight.requires_grad_(not any(_begins(name, start) for start in names))
@@ -428,6 +436,11 @@ def _refuse_unknown(model: nn.Module, plan: FreezePlan) -> None:
             parts = list(dict.fromkeys(name.partition(".")[0] for name in names))
             raise Mistake("freeze_scheduler.model_params names no weight of this model", start,
                           f"its parts are {', '.join(parts)}; {names[0]} would do as well")
+    for i in range(len(plan.repeats)):
+        held = [start for start, flags in plan.patterns.items() if flags[i]]
+        if all(any(_begins(name, start) for start in held) for name in names):
+            raise Mistake("freeze_scheduler leaves nothing that trains", f"pattern {i + 1} freezes {', '.join(held)}",
+                          "set one of them to False")
 
 
 def _forward_backward(training: Fit, batch: dict[str, Any], share: float) -> torch.Tensor:

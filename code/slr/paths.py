@@ -65,6 +65,11 @@ def hearai(root: Path) -> Path:
     return root / "HEARAI"
 
 
+def bundestag(root: Path, split: str) -> Path:
+    """Long videos with subtitles, in the Bundestag's form; read as it is."""
+    return root / "BUNDESTAG" / split
+
+
 def sentences(root: Path, split: str) -> Path:
     """What preprocess.py writes of a split of sentences."""
     return root / "SENTENCES" / split

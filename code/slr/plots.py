@@ -129,17 +129,17 @@ def _confused_pairs(ax: Any, table: NDArray[np.int64], names: list[str],
 
 
 def _cells(ax: Any, counts: NDArray[np.int64], support: NDArray[np.int64], rows: list[str],
-           columns: list[str], bar: bool = False) -> None:
+           columns: list[str], bar: bool = False, size: float = 9.5) -> None:
     """Annotated cells, coloured by their share of the row; cells of no clip stay empty."""
     import seaborn as sns
 
     share = counts / np.maximum(support, 1)[:, None]
     text = np.where(counts > 0, counts.astype(str), "")
     # seaborn draws the whole figure to see whether its own tick labels would overlap: ours come after it
-    sns.heatmap(share, ax=ax, vmin=0, vmax=1, cmap=_ramp(), annot=text, fmt="", annot_kws={"size": 9.5},
+    sns.heatmap(share, ax=ax, vmin=0, vmax=1, cmap=_ramp(), annot=text, fmt="", annot_kws={"size": size},
                 linewidths=0.6, linecolor=LIGHT, xticklabels=False, yticklabels=False, cbar=bar,
                 cbar_kws=_bar("share of the row") if bar else None)
-    _label_cells(ax, [f"{name}  ({n})" for name, n in zip(rows, support, strict=True)], columns, 9.5)
+    _label_cells(ax, [f"{name}  ({n})" for name, n in zip(rows, support, strict=True)], columns, size)
 
 
 def _labelled_matrix(ax: Any, table: NDArray[np.int64], names: list[str], whose: str) -> None:
@@ -387,6 +387,26 @@ def per_head(found: Mapping[str, Any], path: Path | str, title: str = "") -> Pat
                 f"{_share(most['mean_macro_f1'])})   all labels right {_share(found['exact_match'])} "
                 f"({_share(most['exact_match'])})")
         return _save(fig, path, title, note)
+
+
+def confusion_matrices(tables: Mapping[str, tuple[Sequence[str], ArrayLike]], path: Path | str,
+                       title: str = "") -> Path:
+    """All heads' matrices in one picture: {head: (names of its classes, counts (K, K) as in `confusion_matrix`)}."""
+    if not tables:
+        return _nothing(path, title, "no clip was tested")
+    columns = min(4, len(tables))
+    rows = -(-len(tables) // columns)
+    with _style():
+        fig = _figure(4.6 * columns, 4.6 * rows + 0.8)
+        panels = list(fig.subplots(rows, columns, squeeze=False).flat)
+        for ax in panels[len(tables):]:
+            ax.axis("off")
+        for ax, (head, (names, matrix)) in zip(panels, tables.items(), strict=False):
+            table = np.asarray(matrix, dtype=np.int64).reshape(len(names), len(names))
+            shown = _names(names)
+            _cells(ax, table, table.sum(axis=1), shown, shown, size=min(9.5, 100 / max(len(shown), 1)))
+            ax.set_title(f"{_clean(head)}: {_share(np.trace(table) / max(table.sum(), 1))} right", loc="left")
+        return _save(fig, path, title, "colour: share of the row   rows: true   columns: predicted")
 
 
 def _head_bars(ax: Any, rows: Mapping[str, Any], spans: Mapping[str, Any]) -> None:

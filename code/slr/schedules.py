@@ -103,10 +103,11 @@ class Schedule:
     def _one_cycle(self, done: int, total: int) -> list[float]:
         """Up to the rate by half a cosine in pct_start of `total` steps, and down to nearly nothing by another."""
         peak = self.pct_start * total - 1
-        share = done / peak if done <= peak else (done - peak) / (total - 1 - peak)
+        rises = done < peak
+        share = done / peak if rises else (done - peak) / max(total - 1 - peak, 1e-9)
         turn = (1 - math.cos(math.pi * min(share, 1.0))) / 2
         low = 1 / self.div_factor
-        start, end = (low, 1.0) if done <= peak else (1.0, low / self.final_div_factor)
+        start, end = (low, 1.0) if rises else (1.0, low / self.final_div_factor)
         return [rate * (start + (end - start) * turn) for rate in self.base]
 
     def _after_warmup(self, moment: float) -> list[float]:

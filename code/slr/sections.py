@@ -12,6 +12,7 @@ TASKS = {"isolated": "slr.tasks.isolated:Isolated", "continuous": "slr.tasks.con
 METRICS = {"isolated": ("loss", "acc"), "continuous": ("loss", "wer"), "translation": ("loss", "bleu4"),
            "multihead": ("loss", "exact", "f1")}
 RISING = ("acc", "bleu4", "exact", "f1")  # the higher, the better
+LANDMARK_NETS = ("landmark_extractor", "gcn_extractor")  # extractors that look at no frames
 LENGTHS = 4  # frames of a sentence in training come in multiples of this
 
 
@@ -220,9 +221,9 @@ class ExtractorSection:
     """What makes a vector of every frame."""
 
     name: str = key("cnn_extractor", choices=("cnn_extractor", "resnet50_extractor", "r2plus1d_extractor",
-                                              "landmark_extractor", "gcn_extractor"))  # the last two: landmarks alone
+                                              *LANDMARK_NETS))  # the last two: landmarks alone
     model_path: str = key("")  # cnn_extractor: the model's name in timm
-    landmark_net: str = key("landmark_extractor", choices=("landmark_extractor", "gcn_extractor"))  # beside frames
+    landmark_net: str = key("landmark_extractor", choices=LANDMARK_NETS)  # beside frames
     representation_size: int = key(512, low=1)  # numbers of a frame's vector
 
 

@@ -89,7 +89,8 @@ def rebuild(trained: Trained, device: str, seed: int, set_dir: Path | None = Non
     task = build_task(dataclasses.replace(trained.config, model_params=bare), runtime, meta)
     if set_dir:
         if not set_dir.is_dir():
-            raise Mistake("--set_dir is no folder", str(set_dir), "give a folder with labels of preprocess.py")
+            raise Mistake("--set_dir is no folder", str(set_dir),
+                          "give a folder with labels of preprocess.py, or of signs in HearAI's form")
         task.split = str(set_dir.resolve())
     task.load(trained.content["model_state_dict"], shown(trained.file))
     return task, runtime

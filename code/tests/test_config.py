@@ -214,6 +214,61 @@ def test_other_impossible_combinations():
     assert "there is no section []" in refused(FIVE, {".x": "2"})
 
 
+HEADS = FIVE.replace("drop_p = 0.3", "") + """
+[experiment]
+task = 'multihead'
+[multihead]
+landmarks = 'pose'
+[feature_extractor]
+name = 'gcn_extractor'
+"""
+SEEN = {"feature_extractor.name": "cnn_extractor", "feature_extractor.model_path": "resnet18"}
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"multihead.landmarks": "pose nose"}, "has no such parts"),
+    ({"multihead.landmarks": "''"}, "looks at landmarks, and there are none"),
+    ({"heads.gloss": "(1, 1.0)"}, "too few classes"),
+    ({"heads.gloss": "(9, 0.0)"}, "no head has a weight"),
+    ({"data.hflip": "0.5"}, "data.hflip does nothing"),
+    ({"model_params.pretrained": "True"}, "model_params.pretrained does nothing"),
+    ({"augmentations.apply_color_jitter": "True"}, "apply_color_jitter does nothing"),
+    ({"transformer.hidden_size": "64"}, "hidden_size does nothing"),
+    ({"transformer.model_path": "x"}, "is of hubert_transformer"),
+    ({"feature_extractor.model_path": "resnet18"}, "is of cnn_extractor"),
+    ({"feature_extractor.name": "cnn_extractor"}, "needs feature_extractor.model_path"),
+    (SEEN | {"augmentations.color_jitter_brightness": "(1.2, 0.8)"}, "is no range"),
+    (SEEN | {"augmentations.color_jitter_hue": "-0.1"}, "is no range"),
+    (SEEN | {"augmentations.apply_center_crop": "True"}, "lacks center_crop_size"),
+    (SEEN | {"augmentations.apply_center_crop": "True", "augmentations.center_crop_size": "(300, 20)",
+             "augmentations.resize_size": "100"}, "larger than the picture"),
+    ({"freeze_scheduler.model_params": "{'heads': (True, False)}", "freeze_scheduler.freeze_pattern_repeats": "(3,)"},
+     "of unequal length"),
+    ({"freeze_scheduler.model_params": "{'heads': 3}", "freeze_scheduler.freeze_pattern_repeats": "(3,)"},
+     "must be {name: values"),
+    ({"scheduler.type": "OneCycleLR"}, "lacks tmax"),
+    ({"scheduler.type": "WarmOnly", "scheduler.warmup_steps": "5", "scheduler.warmup_epochs": "2"}, "said twice"),
+    ({"scheduler.type": "WarmOnly", "scheduler.warmup_steps": "5", "scheduler.start_factor": "0.5"},
+     "does nothing beside"),
+])
+def test_what_several_heads_cannot_have(changes, said):
+    assert said in refused(HEADS, changes, "SignTransformer")
+
+
+def test_a_multihead_config_fills_in_what_follows():
+    """SPLIT says set and mode; crops of raw lists and unfit values are refused as such, not fallen over."""
+    here = Experiment("SignTransformer", "galex_gloss", "1")
+    config = parse_config(HEADS, here)
+    keys = config.multihead
+    assert (keys.mode, keys.data_paths, keys.annotation_file) == ("gloss", ("galex",), "test_gloss.txt")
+    assert config.heads.gloss == (2400, 1.0) and not config.heads.hand_location_x
+    assert parse_config(HEADS, here, {"scheduler.type": "WarmOnly", "scheduler.warmup_steps": "5"}).scheduler
+    for section, value in (("augmentations", "center_crop_size = ('a', 96)"), ("multihead", "mode = ['gloss']")):
+        with pytest.raises(Mistake):
+            parse_config(HEADS.replace("frame_size = 224", "") + f"[{section}]\napply_center_crop = True\n{value}\n"
+                         if section == "augmentations" else HEADS.replace("landmarks =", f"{value}\nlandmarks ="), here)
+
+
 def test_files_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("slr.paths.CONFIGS", tmp_path)
     (tmp_path / "asl100").mkdir()
@@ -327,11 +382,13 @@ def fit_heads(sections: dict, change: Callable[..., None]) -> str:
     change("training", mixup=0.0, label_smoothing=0.0, channels_last="auto")
     change("model_params", drop_p=0.0, weights="", frozen_blocks=None, bn_momentum=None)
     change("optimizer", layer_decay=1.0)
-    change("multihead", landmarks="pose face", mode="gloss", annotation_file="a.txt", data_paths=("a", "b"))
+    change("multihead", landmarks="pose face", mode="gloss", annotation_file="a.txt", data_paths=("a", "b"),
+           split_by="ratio")
     change("heads", gloss=(3, 0.5))
     change("feature_extractor", name="cnn_extractor", model_path="resnet18")
-    change("augmentations", apply_center_crop=False)
-    change("transformer", model_path="")
+    change("augmentations", apply_center_crop=False, apply_resize=True, color_jitter_hue=(-0.1, 0.2),
+           **{f"color_jitter_{name}": 0.1 for name in ("brightness", "contrast", "saturation")})
+    change("transformer", model_path="", hidden_size=768)
     change("freeze_scheduler", freeze_pattern_repeats=(3, 1))
     change("early_stopping", metric=("val", "f1"), mode="max")
     sections["decoding"] = None

@@ -125,8 +125,17 @@ def test_finished_it_does_nothing(run, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+@pytest.fixture
+def one_thread():
+    """As a Child has: with another number of threads a convolution rounds otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_it_goes_on(run, tmp_path, capsys, number):
+def test_stopped_it_goes_on(run, tmp_path, capsys, number, one_thread):
     words = ("--batch_size", "1", "--sets", "train", "test")
     env = {name: os.environ[name] for name in ("SLR_DATA", "SLR_RUNS")}
     child = Child(script, "extract_features", *RUN, *words, log=tmp_path / "log", **env)

@@ -5,6 +5,7 @@ import json
 import re
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -419,6 +420,16 @@ def test_sets_are_disjoint_complete_and_the_same_for_any_order(samples, shares, 
     if by == "signer":
         signers = [{s.signer for s in own} for own in found.values()]
         assert sum(map(len, signers)) == len(set.union(*signers))
+
+
+@pytest.mark.parametrize("by", ["ratio", "stratified"])
+def test_rows_of_one_name_are_in_one_set(by):
+    """They may share frames."""
+    samples = [replace(sample(number, y=number % 3), id=f"{number}-{start}", name=str(number), start=start)
+               for number in range(30) for start in range(1 + number % 3)]
+    found = split(samples, THREE, by, 3)
+    names = [{row.name for row in found[part]} for part in ("train", "val", "test")]
+    assert sum(map(len, names)) == 30 and all(names) and sum(map(len, found.values())) == len(samples)
 
 
 def test_another_seed_is_another_split():

@@ -89,8 +89,12 @@ def evaluated(task: Multihead, part: str = "val") -> tuple[dict, list]:
 
 # --- what it is made of -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("changes", [{}, FRAMES | {"multihead.landmarks": "''"}, FRAMES],
-                         ids=("points", "frames", "both"))
+@pytest.mark.parametrize("changes", [
+    {}, FRAMES | {"multihead.landmarks": "''"}, FRAMES,
+    {"feature_extractor.name": "r2plus1d_extractor", "model_params.pretrained": "False", "multihead.landmarks": "''",
+     "training.batch_size": "4"},
+    {"feature_extractor.name": "gcn_extractor", "multihead.landmarks": "'right_hand left_hand pose face'"},
+], ids=("points", "frames", "both", "r2plus1d", "gcn"))
 def test_one_step_from_landmarks_from_frames_and_from_both(place, changes):
     """The loss is finite, every weight gets a gradient, and a step makes the same batch's loss smaller."""
     task = a_task({**changes, "transformer.dropout_rate": "0"})
@@ -98,8 +102,8 @@ def test_one_step_from_landmarks_from_frames_and_from_both(place, changes):
     loader.batch_sampler.start(0)
     batch = task.prepare(next(iter(loader)), train=True)
     loader.close()
-    assert ("pictures" in batch) == ("feature_extractor.name" in changes)
-    assert ("landmarks" in batch) == ("multihead.landmarks" not in changes)
+    assert ("pictures" in batch) == ("model_params.pretrained" in changes)
+    assert ("landmarks" in batch) == (changes.get("multihead.landmarks") != "''")
     task.model.train()
     optimizer = torch.optim.SGD(task.model.parameters(), 0.01)
     found = []
@@ -276,6 +280,35 @@ multiply_lr_step = 0.95
         assert torch.equal(value, states[1]["model_state_dict"][name]), name
 
 
+def test_overfit_validates_on_what_it_trains_on(trained, data):
+    said = run_script(trained, data, "training", "SignTransformer", SPLIT, "4", "-c", str(trained / "a.ini"),
+                      "--overfit", "3", "--set", "training.max_epoch=1")
+    assert "checkpoints:" in said
+
+
+def test_a_checkpoint_needs_no_folder_of_weights(place, tmp_path):
+    """Hubert's configuration is in it."""
+    import transformers
+    folder = tmp_path / "hubert"
+    transformers.HubertModel(transformers.HubertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)).save_pretrained(folder)
+    task = a_task({"transformer.name": "hubert_transformer", "transformer.model_path": str(folder)})
+    folder.rename(tmp_path / "elsewhere")
+    again = build_task(task.config, task.runtime, task.meta())
+    again.load(task.model.state_dict(), "the same")
+    for one, other in zip(evaluated(task)[1], evaluated(again)[1], strict=True):
+        assert all(one["scores"][head] == pytest.approx(other["scores"][head], abs=1e-6) for head in one["scores"])
+
+
+def test_binary_loss_trains_what_it_decodes(place):
+    task = a_task({"multihead.loss": "bce"})
+    means, records = evaluated(task)
+    assert 0 < means["loss"] < 2
+    for row in records:
+        for scores in row["scores"].values():
+            assert float(torch.from_numpy(scores).exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
 def test_fast_dev_run_writes_nothing(data, tmp_path):
     (tmp_path / "a.ini").write_text(INI)
     said = run_script(tmp_path, data, "training", "SignTransformer", SPLIT, "1", "-c", str(tmp_path / "a.ini"), "--set",
@@ -353,7 +386,7 @@ def test_a_sign_is_read_as_a_test_reads_it(trained, data, tmp_path):
     """From its folder, with the annotation's frames; landmarks that are not there are missed."""
     with (trained / "runs" / SPLIT / "SignTransformer_001" / "results" / "best_test-predictions.csv").open() as file:
         row = next(csv.DictReader(file))
-    folder = data / "HEARAI" / SPLIT / row["id"]
+    folder = data / "HEARAI" / row["id"]
     lines = (folder.parent / "test_hamnosys.txt").read_text().splitlines()
     start, end = next(line.split()[1:3] for line in lines if line.split()[0] == folder.name)
     said = run_script(trained, data, "predict", "SignTransformer", SPLIT, "1", str(folder), "--first",
@@ -404,6 +437,35 @@ def test_frozen_weights_stay_and_then_train(place):
     assert moved() == {"feature_extractor": False, "transformer": True, "heads": True}
     training.epoch = 1
     assert moved() == {"feature_extractor": True, "transformer": True, "heads": True}
+
+
+def test_a_frozen_part_stays_as_it_is_with_its_batch_norm(place):
+    """And learns statistics again when it is freed; validation in between changes nothing about it."""
+    task = a_task(FRAMES | {"multihead.landmarks": "''"})
+    training = engine.start(task, engine.FitPlan(epochs=3, freezing=FreezePlan({"feature_extractor": (True,)}, (2,),
+                                                                               verbose=False)), task.runtime)
+    loader = task.loader("train", train=True)
+    loader.batch_sampler.start(0)
+    batch, training.steps = next(iter(loader)), 1
+    task.model.train()
+    before = {name: value.clone() for name, value in task.model.feature_extractor.named_buffers()}
+    assert before
+    for training.epoch in (0, 1):
+        engine.optimise(training, [batch], [len(batch["ids"])])
+        task.model.train()  # as after a validation
+    now = dict(task.model.feature_extractor.named_buffers())
+    assert all(torch.equal(now[name], value) for name, value in before.items())
+    training.epoch = 2
+    engine.optimise(training, [batch], [len(batch["ids"])])
+    now = dict(task.model.feature_extractor.named_buffers())
+    assert any(not torch.equal(now[name], value) for name, value in before.items())
+
+
+def test_freezing_everything_is_refused(place):
+    task = a_task()
+    frozen = FreezePlan({part: (False, True) for part in ("feature_extractor", "transformer", "heads")}, (1, 1))
+    with pytest.raises(Mistake, match="leaves nothing that trains"):
+        engine.start(task, engine.FitPlan(epochs=1, freezing=frozen), task.runtime)
 
 
 def test_a_name_that_no_weight_has_is_refused(place):

@@ -67,7 +67,7 @@ def test_files_of_a_set(tmp_path):
     rows, dictionary = made(40, gloss=6)
     made_files = multihead_report.write(rows, tmp_path / "results", "best_test", SYMBOLS, dictionary, title="Some run")
     expected = ["predictions.csv", "details.json", "bargraph.png",
-                *(f"{head}-confmat.{end}" for head in SIZES for end in ("csv", "png"))]
+                *(f"{head}-confmat.{end}" for head in SIZES for end in ("csv", "png")), "confmats.png"]
     assert [path.name for path in made_files] == [f"best_test-{name}" for name in expected]
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == sorted(path.name for path in made_files)
     for path in made_files:

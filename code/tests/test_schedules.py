@@ -182,6 +182,11 @@ def test_one_cycle(pct_start, steps):
     assert mine.rates(25, 3, steps) == pytest.approx([rate / 1000 for rate in BASE])  # behind its end: as at its end
 
 
+def test_one_cycle_that_rises_for_a_single_step():
+    rows = by_steps(Schedule(BASE, "OneCycleLR", tmax=10, pct_start=0.1), 10, 1)
+    assert rows[0] == pytest.approx(BASE) and rows[-1] == pytest.approx([rate / 25e4 for rate in BASE])
+
+
 def test_a_factor_for_every_step():
     theirs = torch_rates(lambda o: torch_schedules.MultiplicativeLR(o, lambda _: 0.97), 60)
     assert close(by_steps(Schedule(BASE, "MultiplicativeLR", multiply_lr_step=0.97), 6, 10), theirs)

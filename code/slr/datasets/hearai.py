@@ -102,7 +102,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise Mistake(f"cannot read {paths.shown(path)}", error.strerror or str(error)) from error
+        raise Mistake(f"cannot read {paths.shown(path)}", error.strerror or str(error),
+                      "name a file that is there (an .ini does in multihead.data_paths and annotation_file); what lies "
+                      "where is in data/README.md, and preprocess.py -as demo_multihead draws signs") from error
     except UnicodeDecodeError as error:
         raise Mistake(f"{paths.shown(path)} is no UTF-8 text", str(error), "convert it, or get it anew") from error
 
@@ -358,7 +360,7 @@ def read_samples(folder: Path, annotation_file: str, heads: Mapping[str, int], s
     rows, absent, notices = _read(file, heads, separator)
     beside = folder / gloss_file
     if gloss_file != annotation_file and beside.is_file():
-        own, more = read_annotations(beside, {GLOSS: heads.get(GLOSS, ANY_GLOSS)}, separator)
+        own, more = _glosses_beside(beside, heads, separator)
         glosses = {(row.name, row.start, row.end): row.labels[GLOSS] for row in own if row.labels}
         notices = notices + more
         without = sum((row.name, row.start, row.end) not in glosses for row in rows)
@@ -372,6 +374,16 @@ def read_samples(folder: Path, annotation_file: str, heads: Mapping[str, int], s
     signers = read_signers(folder / SIGNERS) if (folder / SIGNERS).is_file() else {}
     return _looked_for(folder, rows, glosses, signers, GLOSS in heads,
                        (needs_frames, needs_landmarks, tuple(parts)), notices)
+
+
+def _glosses_beside(file: Path, heads: Mapping[str, int], separator: str | None) -> tuple[list[Row], list[str]]:
+    """The rows of the gloss file; where no head asks for glosses a file that cannot be used is none."""
+    try:
+        return read_annotations(file, {GLOSS: heads.get(GLOSS, ANY_GLOSS)}, separator)
+    except Mistake as error:
+        if GLOSS in heads:
+            raise
+        return [], [f"glosses are not known: {error.wrong}: {error.found}"]
 
 
 def _looked_for(folder: Path, rows: list[Row], glosses: Mapping[tuple[str, int, int], int], signers: Mapping[str, str],
@@ -596,7 +608,7 @@ Sets = dict[str, list[Sample]]
 def split(samples: Iterable[Sample], shares: Sequence[float], by: str = "ratio", seed: int = 0) -> Sets:
     """The samples as train, val and test, whatever order they come in; each set sorted by id.
 
-    Every set with a share gets a sample, or a signer.
+    Every set with a share gets a sample, or a signer. All rows of one name are in one set: they may share frames.
 
     Args:
         shares: of train, val and test; their sum is 1.
@@ -619,11 +631,18 @@ def split(samples: Iterable[Sample], shares: Sequence[float], by: str = "ratio",
         where = sorted({paths.shown(sample.folder) for sample in shuffled if sample.id == twice[0]})
         raise Mistake("two samples have one id", f"{twice[0]} in {' and '.join(where)}",
                       "give the folders of the data sets different names")
+    films: dict[tuple[Path, str], list[Sample]] = defaultdict(list)  # rows of one name may share frames
+    for sample in shuffled:
+        films[sample.folder, sample.name].append(sample)
     wanted = [at for at, share in enumerate(shares) if share]
-    if len(shuffled) < len(wanted):
-        raise Mistake(f"{len(shuffled)} signs are too few for {len(wanted)} sets", "each needs one",
+    if len(films) < len(wanted):
+        raise Mistake(f"{len(films)} signs are too few for {len(wanted)} sets", "each needs one",
                       "get more data, or give a set the share 0")
-    found = ways[by](shuffled, shares, seed)
+    if by == "signer":
+        found = _by_signer(shuffled, shares, seed)
+    else:
+        firsts = ways[by]([rows[0] for rows in films.values()], shares, seed)
+        found = [[row for first in part for row in films[first.folder, first.name]] for part in firsts]
     return {part: sorted(own, key=lambda sample: sample.id) for part, own in zip(SETS, found, strict=True)}
 
 

@@ -88,6 +88,15 @@ def _decoded(file: Path) -> np.ndarray:
         raise VideoError(f"cannot read {shown(file)}", error.strerror or str(error), "get it anew") from error
 
 
+def padded(values: np.ndarray, steps: int) -> np.ndarray:
+    """(n, …) -> (steps, …), zero from n on."""
+    if len(values) == steps:
+        return values
+    out = np.zeros((steps, *values.shape[1:]), values.dtype)
+    out[:len(values)] = values
+    return out
+
+
 class SignDataset(Dataset):
     """Items for `Key(epoch, item)`, T = segments: {ids, labels (K,) int64 in the order of `heads` with -1 where one is
     missing, length () int64: how many of the T frames there are, draws (6,) float32, ghost}, and frames
@@ -137,10 +146,10 @@ class SignDataset(Dataset):
         item: dict[str, Any] = {"ids": sample.id, "labels": labels, "length": np.int64(len(indices)),
                                 "draws": no_draw(), "ghost": key.ghost}
         if self.pictures is not None:
-            item["frames"] = self._padded(self._frames(sample, indices, self.pictures, rng))
+            item["frames"] = padded(self._frames(sample, indices, self.pictures, rng), self.segments)
             item["draws"] = draw(rng, Augment(jitter=self.pictures.jitter)) if rng else no_draw()
         if self.parts:
-            item["landmarks"] = self._padded(self._landmarks(sample, indices))
+            item["landmarks"] = padded(self._landmarks(sample, indices), self.segments)
         return item
 
     def _frames(self, sample: Sample, indices: np.ndarray, pictures: Pictures,
@@ -155,14 +164,6 @@ class SignDataset(Dataset):
         assert sample.landmarks is not None
         first, last = int(indices[0]), int(indices[-1])
         return load_landmarks(sample.landmarks, self.parts, first, last)[indices - first]
-
-    def _padded(self, values: np.ndarray) -> np.ndarray:
-        """(n, …) -> (segments, …), zero from n on."""
-        if len(values) == self.segments:
-            return values
-        out = np.zeros((self.segments, *values.shape[1:]), values.dtype)
-        out[:len(values)] = values
-        return out
 
     @property
     def landmark_size(self) -> int:

@@ -7,6 +7,7 @@ What stands behind an item's end is never looked at, and no item looks at anothe
 (https://github.com/hearai/hearai, models/transformers), whose nets had no masks, and whose LSTM mixed a batch's items.
 """
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -178,10 +179,14 @@ class Hubert(nn.Module):
         return self.flattened(self.encoder(embeddings, attention_mask=mask).last_hidden_state, valid)
 
 
-def _hubert(width: int, output_size: int, *, frames: int, dropout: float, hidden: int, folder: str,
+def _hubert(width: int, output_size: int, *, frames: int, dropout: float, hidden: int, folder: str, settings: str,
             **sizes: int | None) -> Hubert:
     rates = {"hidden_dropout": dropout, "attention_dropout": dropout, "activation_dropout": dropout}
     given = {HUBERT[name]: value for name, value in sizes.items() if value is not None}
+    if settings:
+        library = _transformers()
+        encoder = library.HubertModel(library.HubertConfig.from_dict(json.loads(settings))).encoder
+        return Hubert(encoder, width, output_size, frames, dropout)
     if folder:
         return Hubert(_hubert_in(folder, rates, given), width, output_size, frames, dropout)
     library = _transformers()
@@ -232,12 +237,13 @@ TRANSFORMERS = ("sign_language_transformer", "sign_language_cnn_transformer", "h
 
 def build(name: str, width: int, output_size: int, *, frames: int, feedforward: int | None = None,
           attention_heads: int | None = None, layers: int | None = None, dropout: float = 0.1, hidden: int = 768,
-          folder: str = "") -> nn.Module:
+          folder: str = "", settings: str = "") -> nn.Module:
     """The net `name` of TRANSFORMERS: (N, T, width), T up to `frames`, and which are valid -> (N, output_size).
 
     feedforward, attention_heads, layers: where None 1024, 8 and 1, of Hubert those of its configuration (3072, 12 and
     12). lstm is `feedforward` wide, and has no heads; fake_transformer has none of them. hidden, folder: Hubert's
-    width, and a folder with its weights, which has a width of its own. Raises Mistake for an unknown name, and for
+    width, and a folder with its weights, which has a width of its own; settings: what `settings_of` says of such a one,
+    in place of all of these. Raises Mistake for an unknown name, and for
     sizes that do not fit one another or the folder.
     """
     if name not in TRANSFORMERS:
@@ -248,9 +254,14 @@ def build(name: str, width: int, output_size: int, *, frames: int, feedforward: 
         return Mean(width, output_size)
     if name == "hubert_transformer":
         return _hubert(width, output_size, frames=frames, dropout=dropout, hidden=hidden, folder=folder,
-                       feedforward=feedforward, attention_heads=attention_heads, layers=layers)
+                       settings=settings, feedforward=feedforward, attention_heads=attention_heads, layers=layers)
     wide, heads, layers = feedforward or 1024, attention_heads or 8, layers or 1
     if name == "lstm":
         return LSTM(width, output_size, frames, layers, wide, dropout)
     kind = WideLayer if name == "sign_language_transformer" else ConvolvedLayer
     return Encoder(kind, width, output_size, frames, layers, heads, wide, dropout)
+
+
+def settings_of(net: nn.Module | None) -> str:
+    """Hubert's configuration as JSON, from which `build` makes it again without its folder; of other nets nothing."""
+    return json.dumps(net.encoder.config.to_dict()) if isinstance(net, Hubert) else ""

@@ -109,6 +109,7 @@ def build(
     dropout: float = 0.1,
     hidden: int = 768,
     transformer_folder: str = "",
+    transformer_settings: str = "",
     pre_training: bool = False,
 ) -> SignTransformer:
     """A SignTransformer with these heads (name -> classes) for clips of up to `frames` frames.
@@ -119,7 +120,8 @@ def build(
         transformer: one of over_time.TRANSFORMERS, to `output_size` numbers; with `pre_training` there is none.
         parts: of the landmarks, in order, for `landmark_net`, one of landmark_nets.LANDMARK_NETS; (): no landmarks.
         model_path, pretrained: see extractors.build.
-        feedforward, attention_heads, layers, dropout, hidden, transformer_folder: see over_time.build.
+        feedforward, attention_heads, layers, dropout, hidden, transformer_folder, transformer_settings: see
+            over_time.build.
 
     Raises Mistake for unknown names, where there is nothing to look at, and where weights cannot be had.
     """
@@ -137,5 +139,5 @@ def build(
         return SignTransformer(features, None, representation, heads)
     time = over_time.build(transformer, representation, output_size, frames=frames, feedforward=feedforward,
                            attention_heads=attention_heads, layers=layers, dropout=dropout, hidden=hidden,
-                           folder=transformer_folder)
+                           folder=transformer_folder, settings=transformer_settings)
     return SignTransformer(features, time, output_size, heads)

@@ -2,12 +2,14 @@
 
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from slr import checkpoint, hamnosys, paths
 from slr.catalogue import builder_of
@@ -19,10 +21,11 @@ from slr.loading import EpochBatches, build_loader, worker_count
 from slr.losses import class_weights, over_heads
 from slr.metrics import heads as metrics
 from slr.models import extractors
+from slr.models import over_time as over_time_net
 from slr.models.sign_transformer import SignTransformer
 from slr.paths import SETS, shown
 from slr.runtime import Runtime
-from slr.sections import TransformerSection
+from slr.sections import LANDMARK_NETS, TransformerSection
 from slr.task import Sums, Task
 from slr.tasks import multihead_report, starting
 from slr.transforms import to_input
@@ -46,10 +49,14 @@ class Multihead(Task):
         self.heads = heads_of(config)
         self.weights = {"loss": 1.0}
         self.parts = tuple(self.keys.landmarks.split())
-        # Nets for pictures are faster so, on a CPU too; what has no four dimensions stays as it is.
-        self.model: SignTransformer = model.to(runtime.device).to(memory_format=torch.channels_last)
+        self.model: SignTransformer = model.to(runtime.device)
+        for weight in self.model.parameters():
+            if weight.ndim == 4:  # nets for pictures are faster so, on a CPU too
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self._sets: dict[str, list[hearai.Sample]] = {}
+        self._by_id: dict[str, hearai.Sample] = {}
         self._left_out: dict[str, str] = {}
+        self._overfits = False
         self._weights: list[Tensor | None] | None = None
 
     @classmethod
@@ -65,10 +72,10 @@ class Multihead(Task):
             parts=tuple(config.multihead.landmarks.split()), frames=config.data.num_frames, size=tuple(facts["size"]),
             transformer=over_time.name, output_size=over_time.output_size, dropout=over_time.dropout_rate,
             pre_training=config.multihead.pre_training, pretrained=meta is None and config.model_params.pretrained,
-            **_sizes(over_time))
+            **(_sizes(over_time) if meta is None or not meta["hubert"] else {"transformer_settings": meta["hubert"]}))
         if meta is None and config.model_params.init_from:
             _start_from(model, config.model_params.init_from, config)
-        return cls(config, runtime, model, facts)
+        return cls(config, runtime, model, {**facts, "hubert": over_time_net.settings_of(model.transformer)})
 
     def meta(self) -> dict[str, Any]:
         return {**self._meta, "data_hash": self._data_hash()}
@@ -99,6 +106,7 @@ class Multihead(Task):
                 self._sets[part] = self._found(own[part])
             else:
                 self._sets |= self._shared([name for name, there in own.items() if not there])
+            self._by_id = {sample.id: sample for samples in self._sets.values() for sample in samples}
         return self._sets[part]
 
     def _shared(self, others: list[str]) -> dict[str, list[hearai.Sample]]:
@@ -119,13 +127,16 @@ class Multihead(Task):
                 needs_frames=looks_at_frames(self.config), needs_landmarks=bool(self.parts), parts=self.parts)
             for notice in found.notices if self.runtime.main else ():
                 print(f"note: {notice}", file=sys.stderr)
-            self._left_out |= found.left_out
-            samples += found.samples
+            above = Path(folder).parent  # by it, sets whose last folders are called alike have other ids
+            before = "" if above in (Path("."), Path(folder)) else f"{above}/"
+            self._left_out |= {before + name: why for name, why in found.left_out.items()}
+            samples += [replace(sample, id=before + sample.id) for sample in found.samples]
         return samples
 
     def _data_hash(self) -> str:
         """Of all sets' items and labels."""
-        _refuse_twice({part: self.samples(part) for part in SETS})
+        if not self._overfits:
+            _refuse_twice({part: self.samples(part) for part in SETS})
         rows = [(part, sample.id, sorted(sample.labels.items())) for part in SETS for sample in self.samples(part)]
         return f"{zlib.crc32(repr(rows).encode()):08x}"
 
@@ -139,7 +150,7 @@ class Multihead(Task):
     def keep_first_items(self, first: int) -> None:
         """Train on the first signs alone, and validate on the same (training.py --overfit)."""
         kept = self.samples("train")[:first]
-        self._sets = {"train": kept, "val": kept, "test": self.samples("test")}
+        self._sets, self._overfits = {"train": kept, "val": kept, "test": self.samples("test")}, True
 
     def loader(self, part: str, train: bool) -> Any:
         data, seed = self.config.data, self.config.experiment.seed
@@ -200,17 +211,16 @@ class Multihead(Task):
 
     def decode(self, output: dict[str, Tensor], batch: dict[str, Any], **search: Any) -> list[dict[str, Any]]:
         """Records {id, signer, gloss, labels, scores}: of each head the log-probabilities (classes,) float32."""
-        scores = {name: logits.log_softmax(1).cpu().numpy().astype(np.float32) for name, logits in output.items()}
+        binary = self.keys.loss == "bce"
+        scores = {name: (logsigmoid(logits) if binary else logits).log_softmax(1).cpu().numpy().astype(np.float32)
+                  for name, logits in output.items()}
         labels = batch["labels"].tolist() if "labels" in batch else [[-1] * len(self.heads)] * len(batch["ids"])
-        known = self._by_id()
+        known = self._by_id
         return [{"id": name, "signer": getattr(known.get(name), "signer", None),
                  "gloss": getattr(known.get(name), "gloss", None),
                  "labels": {head: label for head, label in zip(self.heads, row, strict=True) if label >= 0},
                  "scores": {head: scores[head][i] for head in self.heads}}
                 for i, (name, row) in enumerate(zip(batch["ids"], labels, strict=True))]
-
-    def _by_id(self) -> dict[str, hearai.Sample]:
-        return {sample.id: sample for part in self._sets.values() for sample in part}
 
     # --- figures --------------------------------------------------------------------------------------------
 
@@ -252,7 +262,7 @@ def _sizes(keys: TransformerSection) -> dict[str, Any]:
 
 def looks_at_frames(config: Config) -> bool:
     assert config.feature_extractor
-    return config.feature_extractor.name not in ("landmark_extractor", "gcn_extractor")
+    return config.feature_extractor.name not in LANDMARK_NETS
 
 
 def data_path(config: Config, folder: str) -> Path:
@@ -316,11 +326,11 @@ def _size_on_disk(config: Config, folder: Path) -> tuple[int, int]:
 
 
 def _refuse_twice(sets: dict[str, list[hearai.Sample]]) -> None:
-    """Raises Mistake where a sign is in two sets: its test would be none."""
-    seen: dict[tuple[Path, str, int, int], str] = {}
+    """Raises Mistake where a sign, or another stretch of its frames, is in two sets: its test would be none."""
+    seen: dict[tuple[Path, str], str] = {}
     for part, samples in sets.items():
         for sample in samples:
-            key = (sample.folder.resolve(), sample.name, sample.start, sample.stop)
+            key = (sample.folder.resolve(), sample.name)
             if seen.setdefault(key, part) != part:
                 raise Mistake("a sign is in two sets", f"{sample.id} in {seen[key]} and {part}",
                               "give multihead.val_paths and test_paths other folders than data_paths")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from slr.datasets import hearai
+from slr.datasets.hearai_clips import padded
 from slr.errors import Mistake
 from slr.metrics import heads
 from slr.runtime import Runtime
@@ -56,10 +57,10 @@ class SymbolReader:
                                  "draws": torch.from_numpy(no_draw())[None], "ghost": False}
         if self.pictures:
             frames = self.pictures.of(list(read_frames(video, indices, self.box)))
-            batch["frames"] = _padded(frames, data.num_frames)
+            batch["frames"] = torch.from_numpy(padded(frames, data.num_frames))[None]
         if self.task.parts:
             found = hearai.load_landmarks(_landmarks_of(video), self.task.parts, first, stop - 1)
-            batch["landmarks"] = _padded(found[indices - first], data.num_frames)
+            batch["landmarks"] = torch.from_numpy(padded(found[indices - first], data.num_frames))[None]
         return batch
 
     def _said(self, scores: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -79,10 +80,3 @@ def _landmarks_of(video: Path) -> Path:
         raise Mistake(f"{video} has no landmarks, and this model looks at them", f"{places[0]} is missing",
                       "make them with preprocess.py --to_frames and --landmarks")
     return found
-
-
-def _padded(values: np.ndarray, steps: int) -> torch.Tensor:
-    """(n, …) -> (1, steps, …), zero from n on."""
-    out = np.zeros((1, steps, *values.shape[1:]), values.dtype)
-    out[0, :len(values)] = values
-    return torch.from_numpy(out)

@@ -104,7 +104,7 @@ def write(records: Records, folder: Path, name: str, symbols: Symbols | None = N
           tables: bool = True) -> list[Path]:
     """The files of one set, each called `name`-something; their paths. Without `tables` only the pictures.
 
-    Of every head a confusion matrix, as a picture and a table, of the labels that occur.
+    Of every head a confusion matrix, as a picture and a table, of the labels that occur; all of them in one picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
     answers, made = heads.answers_of(records), list[Path]()
@@ -116,9 +116,11 @@ def write(records: Records, folder: Path, name: str, symbols: Symbols | None = N
         write_json(made[-1], found)
     if "bargraph" in graphs:
         made.append(plots.per_head(found, folder / f"{name}-bargraph.png", title))
+    matrices: dict[str, tuple[list[str], Any]] = {}
     for head in found["heads"]:
         labels, matrix = heads.confusion(*answers.pairs(head))
         names = [label_name(head, label, symbols, dictionary) for label in labels]
+        matrices[head] = names, matrix
         if tables:
             made.append(folder / f"{name}-{head}-confmat.csv")
             write_text(made[-1], _table([["true \\ predicted", *names], *([row, *counts] for row, counts in zip(
@@ -126,6 +128,8 @@ def write(records: Records, folder: Path, name: str, symbols: Symbols | None = N
         if "confmat" in graphs:
             made.append(plots.confusion_matrix(matrix, names, folder / f"{name}-{head}-confmat.png",
                                                f"{title}, {head}" if title else head, whose="labels"))
+    if "confmat" in graphs and len(matrices) > 1:
+        made.append(plots.confusion_matrices(matrices, folder / f"{name}-confmats.png", title))
     return made
 
 
