@@ -24,11 +24,10 @@ from tqdm import tqdm
 from slr import paths
 from slr.datasets import synthetic, synthetic_sentences, synthetic_translation
 from slr.datasets.files import put
-from slr.datasets.signer import Image, Scene, Signer, render
 from slr.datasets.signs import blend
 from slr.datasets.subtitles import METADATA, Row, Subtitle, metadata_text, srt_text, times_of
 from slr.datasets.synthetic import Motion, write_video
-from slr.datasets.synthetic_sentences import FPS, as_word, chance, film, seeds_of, signs
+from slr.datasets.synthetic_sentences import FPS, Film, as_word, chance, film, seeds_of, signs
 from slr.datasets.wlasl_prepare import default_workers, spread
 from slr.errors import Mistake
 
@@ -76,19 +75,6 @@ def plans(split: str, size: Size, seed: int) -> list[Plan]:
 
 
 # --- films --------------------------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class Film:
-    """What a plan comes to: `motion` at FPS, its `spans` being the first frame and the last + 1 of every sentence."""
-
-    signer: Signer
-    scene: Scene
-    motion: Motion
-
-    def frames(self) -> Image:
-        """uint8 (T, H, W, 3), RGB."""
-        return render(self.signer, self.scene, self.motion.poses, self.motion.body)
-
 
 def film_of(plan: Plan, pixels: int) -> Film:
     """Signer, room and motion of a plan: the films of its sentences, one after the other in the room of the first."""

@@ -30,10 +30,10 @@ from tqdm import tqdm
 from slr import hamnosys, paths
 from slr.datasets import synthetic
 from slr.datasets.files import put
-from slr.datasets.signer import HAND, Image, Scene, Signer, keypoints, limb, make_scene, make_signer, render
+from slr.datasets.signer import HAND, Scene, Signer, keypoints, limb, make_scene, make_signer
 from slr.datasets.signs import SYMBOLS, Array, Sign, rest_pose
 from slr.datasets.synthetic import Motion
-from slr.datasets.synthetic_sentences import chance, seeds_of
+from slr.datasets.synthetic_sentences import Film, chance, seeds_of
 from slr.datasets.wlasl_prepare import default_workers, spread
 from slr.errors import Mistake
 from slr.paths import SETS
@@ -156,19 +156,6 @@ def plans(split: str, size: Size, seed: int) -> list[Plan]:
 
 
 # --- what that looks like -----------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class Film:
-    """What a plan comes to: `motion` at FPS, whose one span is the sign without the ways to it and back."""
-
-    signer: Signer
-    scene: Scene
-    motion: Motion
-
-    def frames(self) -> Image:
-        """uint8 (T, H, W, 3), RGB."""
-        return render(self.signer, self.scene, self.motion.poses, self.motion.body)
-
 
 def _signer(plan: Plan) -> Signer:
     """A person with large hands, who stands still enough for small differences of places to be seen."""

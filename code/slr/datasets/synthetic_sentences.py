@@ -213,7 +213,8 @@ def _said(said: list[Sign], signer: Signer, rng: np.random.Generator) -> Motion:
 
 @dataclass(frozen=True)
 class Film:
-    """What a plan comes to: `motion` at FPS, its `spans` being the first frame and the last + 1 of every sign."""
+    """What a plan comes to: `motion` at FPS, its `spans` being the first frame and the last + 1 of every sign (in
+    other built-in data of whatever is annotated there)."""
 
     signer: Signer
     scene: Scene

@@ -8,6 +8,7 @@ looked at (HearAI's files fill such points in with those of another frame), nor 
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -126,16 +127,16 @@ def _direction(values: Tensor) -> Tensor:
 # --- the perceptron -----------------------------------------------------------------------------------------
 
 
-class LandmarkNet(nn.Module):
+class LandmarkNet(nn.Module, ABC):
     """Landmarks (N, T, 8 points) and which frames are valid -> (N, T, representation), 0 behind an item's end."""
 
     def __init__(self, parts: tuple[str, ...]):
         super().__init__()
         self.parts, self.normalised = parts, Normalised(parts)
 
+    @abstractmethod
     def represent(self, points: Tensor, seen: Tensor) -> Tensor:
         """Normalised points (N, T, P, 10), and which are seen (N, T, P) -> (N, T, representation)."""
-        raise NotImplementedError
 
     def forward(self, landmarks: Tensor, valid: Frames) -> Tensor:
         if landmarks.shape[2] != landmark_size(self.parts):
