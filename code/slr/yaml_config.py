@@ -8,6 +8,7 @@ the judge: slr/config.py.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +67,12 @@ def _flag(value: Any) -> bool:
 def _number(value: Any) -> float:
     """YAML 1.1 reads 1e-4, which has no point, as a text."""
     try:
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            number = float(value)
-            if abs(number) < float("inf"):  # neither infinite nor NaN
-                return number
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
-        pass
-    raise ValueError("a number")
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("a number")
+    return number
 
 
 def _whole(value: Any) -> int:

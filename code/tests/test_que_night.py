@@ -229,7 +229,8 @@ def test_readers_do_not_keep_a_daemon_from_its_lock(night):
     look = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(file)])
     try:
         for _ in range(200):
-            os.close(daemon.Daemon(night.store)._lock())
+            os.close(daemon.Daemon(night.store)._lock())  # a Mistake where it is held
+        assert look.poll() is None  # it has been looking all the while
     finally:
         look.kill()
         look.wait()

@@ -259,10 +259,12 @@ def _earlier(manifest: Path) -> dict[str, str]:
     """{file: SHA-256} of an earlier call; {} where there was none."""
     if not manifest.exists():
         return {}
+    foreign = Mistake(f"{shown(manifest)} is of something else", "nothing was written", "give another folder")
     try:
         found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found["written by"] == "preprocess.py --stats":
-            return {Path(name).name: str(digest) for name, digest in found["files"].items()}
+        writer, files = found["written by"], {Path(name).name: str(digest) for name, digest in found["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise Mistake(f"{shown(manifest)} is of something else", "nothing was written", "give another folder")
+        raise foreign from None
+    if writer != "preprocess.py --stats":
+        raise foreign
+    return files
