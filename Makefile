@@ -7,14 +7,15 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_TRANSFORMERS := $(VENV)/.installed-transformers
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo sentences translation symbols test lint quick nightly bench clean distclean
+.PHONY: help install dev demo sentences translation symbols transcription test lint quick nightly bench clean distclean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv and install everything that a run needs
 
@@ -35,6 +36,10 @@ $(INSTALLED_DEV): pyproject.toml constraints.txt | $(PY)
 	$(PIP) -e '.[dev]'
 	@$(MAKE) --no-print-directory .check-opencv
 	@touch $(INSTALLED) $@
+
+$(INSTALLED_TRANSFORMERS): $(INSTALLED)
+	$(PIP) -e '.[transcription]'
+	@touch $@
 
 .PHONY: .check-opencv
 .check-opencv:
@@ -73,6 +78,19 @@ symbols: $(INSTALLED)  ## draw signs with HamNoSys symbols and landmarks, train 
 	$(PY) code/training.py SignTransformer demo_multihead 1 -r -na --no_wandb --device cpu
 	$(PY) code/testing.py full SignTransformer demo_multihead 1 --device cpu
 
+# Sentences and videos of its own: it needs nothing of the demos above.
+transcription: $(INSTALLED_TRANSFORMERS)  ## draw sentences and videos, pre-train on them without labels, transcribe, test with and without
+	$(PY) code/preprocess.py -as demo_continuous
+	$(PY) code/preprocess.py -as demo_bundestag
+	$(PY) code/training.py SpatioTemporalPretrain demo_bundestag 1 -r -na --no_wandb --device cpu
+	$(PY) code/training.py SpatioTemporalPretrain demo_continuous 1 -r -na --no_wandb --device cpu
+	$(PY) code/training.py LanguageDecoder demo_continuous 1 -r -na --no_wandb --device cpu
+	$(PY) code/training.py SpatioTemporal demo_continuous 1 -r -na --no_wandb --device cpu
+	$(PY) code/training.py SpatioTemporal demo_continuous 2 -r -na --no_wandb --device cpu
+	$(PY) code/testing.py full SpatioTemporal demo_continuous 1 --device cpu
+	$(PY) code/testing.py full SpatioTemporal demo_continuous 2 --device cpu
+	$(PY) code/testing.py compare SpatioTemporal/demo_continuous/1 SpatioTemporal/demo_continuous/2
+
 lint: $(INSTALLED_DEV)  ## style and types
 	$(PY) -m ruff check code que
 	$(PY) -m mypy
@@ -90,10 +108,11 @@ nightly: test  ## every test, the whole demo from nothing, and the benchmarks
 	if command -v slurmctld >/dev/null; then QUE_TEST_SLURM=1 $(PY) -m pytest code/tests/test_que_slurm.py -k real; fi
 	$(MAKE) bench
 
-bench: $(INSTALLED)  ## the benchmarks of loader, training step, scan and que
+bench: $(INSTALLED_TRANSFORMERS)  ## the benchmarks of loader, training step, scan, transcription and que
 	$(PY) code/benchmarks/loader.py
 	$(PY) code/benchmarks/train_step.py
 	$(PY) code/benchmarks/scan.py
+	$(PY) code/benchmarks/transcription.py
 	$(PY) code/benchmarks/que_latency.py
 
 clean:  ## remove caches and build leftovers; data/ and runs/ stay

@@ -7,6 +7,7 @@
     python predict.py S3D_CTC phoenix2014t 1 camera:0 --stream       the same while it is signed, with the latency
     python predict.py SignTransformer demo_multihead 2 sign.mp4      a symbol for each head, and the glosses that fit
     python predict.py Sign2Text phoenix2014t 1 sentence.mp4          glosses, and the spoken sentence
+    python predict.py SpatioTemporal phoenix2014 1 sentence.mp4      glosses, without times
     python predict.py Gloss2Text phoenix2014t 1 "REGEN MORGEN"       the spoken sentence of glosses
 """
 
@@ -162,6 +163,12 @@ def answer(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     if trained.config.model == "Gloss2Text":
         return translate(trained, args), errors.DONE
     check_videos(args)
+    if trained.config.experiment.task == "pretraining":
+        raise Mistake("a pre-trained model says nothing of a video", trained.config.model,
+                      "train a model that starts from it; testing.py shows what it has learnt")
+    if trained.config.experiment.task == "transcription" and args.stream:
+        raise Mistake("this model says a sentence when it is over", trained.config.model,
+                      "leave --stream out, or give a model whose name ends in _CTC")
     name = {"isolated": name_sign, "multihead": name_symbols}.get(trained.config.experiment.task)
     if name:
         _refuse(args, ("stream", *(("fps",) if name is name_sign else ())), "for a model of single signs",
@@ -248,6 +255,10 @@ def reader_of(args: argparse.Namespace, task: Any, runtime: Any) -> Any:
         from slr.tasks.multihead_predict import SymbolReader
 
         return SymbolReader(task, runtime, box)
+    if task.config.experiment.task == "transcription":
+        from slr.tasks.transcription_predict import TranscriptReader
+
+        return TranscriptReader(task, runtime, box)
     from slr.tasks.continuous_predict import SentenceReader
 
     return SentenceReader(task, runtime, box)
@@ -268,6 +279,9 @@ def say_sentence(video: Path, args: argparse.Namespace, reader: Any) -> dict[str
     if record["windows"] > 1:
         note(f"{video} has more than the {reader.most} frames that the model looks at (data.num_frames): it is looked "
              f"at in {record['windows']} windows that overlap")
+    if record.get("cut"):
+        note(f"{video} has more than the {reader.most} frames that the model looks at (data.num_frames): those in the "
+             "middle are taken")
     # Of a video slower than the model's rate one frame can be several time steps.
     spans = [(gloss, start, max(stop, start + 1), score) for gloss, start, stop, score in record["spans"]]
     glosses = [{"gloss": gloss, "begin": round(start / fps, 3), "end": round(stop / fps, 3), "first": start + 1,

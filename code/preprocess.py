@@ -10,6 +10,7 @@
     python preprocess.py -as mine --annotations mine.json --videos ~/clips    any WLASL-form file, any folder
     python preprocess.py -ds PHOENIX2014T -ve              sentences: data/PHOENIX-2014-T -> data/SENTENCES/phoenix2014t
     python preprocess.py -ds PHOENIX2014 -as phoenix2014 --videos phoenix-2014-videos.zip    frames in a zip
+    python preprocess.py --hf_dataset rwth_phoenix_weather_2014/data    parquet files -> frames, then split phoenix2014
 
 Two commands make the weights ready that a prepared split is translated with, mBART's and those that SLRT published:
 
@@ -51,6 +52,8 @@ WEIGHTS = {"prune_mbart": ("to", "prune_from"), "import_published": ("to", "repl
 TOOLS = {"stats": ("separator",), "to_frames": (), "key_frames": (), "cut_movement": (),
          "landmarks": ("landmark_model",),  # of HearAI's form, and what goes with them
          "subtitles": ()}  # of the Bundestag's
+HF_SPLIT = "phoenix2014"  # what --hf_dataset makes, if nothing else is said
+HF_OPTIONS = ("asl_split", "hf_dataset", "verbose", "verify", "workers", "limit", "replace", "data")
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -64,6 +67,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
              "of sentences: a folder or file with csv, npy, pickles or STM, read where it is")
     add("--videos", type=Path, metavar="FOLDER",
         help="where the videos are, if not in WLASL2000; of sentences: frames or videos, or a zip of frames")
+    add("--hf_dataset", metavar="SOURCE",
+        help="sentences of a Hugging Face data set, a folder of parquet files, ACCOUNT/NAME or ACCOUNT/NAME:CONFIG of "
+             f"the hub: write their frames once, and prepare them as SPLIT, {HF_SPLIT} by default")
     add("--frames", default="", metavar="LAYOUT", help="sentences: features/fullFrame-256x256px/{set}/{id}/1/*.png")
     add("--no_frames", action="store_true", help="sentences: glosses and text alone, or for extracted features")
     add("--store", choices=("video", "jpeg", "raw"), default="video", help="write a frame store as well")
@@ -103,6 +109,8 @@ def _positive(text: str) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """What the options cannot mean together. Without SPLIT it is the data set's own name."""
+    if args.hf_dataset is not None:
+        check_hugging_face(args)
     if not args.asl_split and not args.dataset:
         raise Mistake("no SPLIT", "neither -as nor -ds was given", "say -as asl100, or -ds PHOENIX2014T")
     args.asl_split = args.asl_split or [args.dataset.lower()]
@@ -137,8 +145,27 @@ def check_weights(args: argparse.Namespace) -> None:
         raise Mistake("--prune_mbart writes a folder", "--to is missing", "for example --to data/pretrained/mBart_de")
 
 
+def check_hugging_face(args: argparse.Namespace) -> None:
+    """What goes with --hf_dataset. Without SPLIT it is PHOENIX-2014's."""
+    others = [name for name, default in vars(parse_arguments([])).items()
+              if getattr(args, name) != default and name not in HF_OPTIONS]
+    if others:
+        raise Mistake(f"--{others[0]} does nothing with --hf_dataset", "both are given", "leave one of them out")
+    if not args.hf_dataset:
+        raise Mistake("--hf_dataset names no data set", "it is empty", "give a folder, or ACCOUNT/NAME of the hub")
+    args.asl_split = args.asl_split or [HF_SPLIT]
+    if len(args.asl_split) > 1:
+        raise Mistake("--hf_dataset is of one split", f"-as {' '.join(args.asl_split)}", "run it once for each")
+    if args.asl_split[0].startswith("demo"):
+        raise Mistake("SPLIT is the name of built-in data", args.asl_split[0], "choose another name behind -as")
+
+
 def dataset_of(split: str, args: argparse.Namespace) -> str:
-    """The data set: as -ds says, else the one that the split is called after, else WLASL."""
+    """The data set: as -ds says, else what --hf_dataset made, else the one that the split is called after, else
+    WLASL."""
+    if args.hf_dataset or not (args.dataset or args.annotations) and paths.hugging_face(
+            paths.data_root(args.data), split).is_dir():
+        return "HUGGING_FACE"
     named = split.upper().replace("-", "_")
     drawn = split.startswith(DRAWN_SENTENCES) and not (args.annotations or args.videos)
     return args.dataset or ("SYNTHETIC" if drawn else named if named in paths.SENTENCE_DATA else "WLASL")
@@ -216,14 +243,17 @@ def prepare_split(split: str, root: Path, args: argparse.Namespace) -> None:
 def prepare_sentences(split: str, dataset: str, root: Path, args: argparse.Namespace) -> None:
     from slr.datasets import sentences_prepare as prepare
     drawn, folder = dataset == "SYNTHETIC", paths.sentences(root, split)
-    place = draw_sentences(root, split, args) if drawn else paths.sentence_data(root, dataset)
+    if dataset == "HUGGING_FACE":
+        place = convert_hugging_face(root, split, args)
+    else:
+        place = draw_sentences(root, split, args) if drawn else paths.sentence_data(root, dataset)
     annotations, frames = args.annotations or place, None if args.no_frames else args.videos or place
     for path in filter(None, (annotations, frames)):
         if not path.exists():
             raise Mistake(f"no data for {split}", f"{paths.shown(path)} is missing",
                           "put it there, or name its places: --annotations FOLDER --videos FOLDER")
     source = prepare.read_source(annotations)
-    if not args.dry_run and not args.replace and not drawn:  # drawn data has one maker: its labels follow it
+    if not (args.dry_run or args.replace or drawn or args.hf_dataset):  # of one maker: the labels follow it
         prepare.guard(folder, source, args.limit, bool(frames))
     print(f"{split}: {source.form} in {paths.shown(annotations)}, " +
           (f"frames in {paths.shown(frames)}" if frames else "without frames"))
@@ -236,6 +266,20 @@ def prepare_sentences(split: str, dataset: str, root: Path, args: argparse.Names
                                "mend that (-ve names the sentences); nothing was written")
     if not args.dry_run:
         write_sentences(prepared, folder)
+
+
+def convert_hugging_face(root: Path, split: str, args: argparse.Namespace) -> Path:
+    """Where the sentences of a Hugging Face data set are; with --hf_dataset they are written there first."""
+    from slr.datasets import hugging_face
+    place = paths.hugging_face(root, split)
+    if args.hf_dataset:
+        if not args.replace:
+            hugging_face.guard(paths.sentences(root, split), split, args.limit)
+        hugging_face.convert(args.hf_dataset, root, split, progress=sys.stderr.isatty(), limit=args.limit,
+                             replace=args.replace)
+        print(hugging_face.summary(place, args.verbose))
+    hugging_face.check_whole(place)
+    return place
 
 
 def write_sentences(prepared: Any, folder: Path) -> None:

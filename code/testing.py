@@ -7,6 +7,7 @@
     python testing.py compare S3D/asl100/4 MViTv2_S/asl100/0       which is better, and how surely
     python testing.py board --csv board.csv
     python testing.py full Sign2Text phoenix2014t 1 --ensemble Sign2Text/phoenix2014t/2    what both find likeliest
+    python testing.py full SpatioTemporal phoenix2014 2    glosses that a language decoder says
     python testing.py score REF.stm HYP.ctm                word error rate of glosses, counted in six ways
     python testing.py score --text REF.txt HYP.txt         BLEU, chrF and ROUGE-L of translations, a sentence a line
 """
@@ -97,6 +98,8 @@ def find_subject(args: argparse.Namespace) -> Trained:
     if subject.config.experiment.task == "translation" and (args.num_frames or args.frame_size):
         raise Mistake("-nf and -fs do nothing to translations", subject.config.model,
                       "leave them out: what a clip is comes with the model that sees it")
+    if subject.config.model == "LanguageDecoder" and (args.num_frames or args.frame_size):
+        raise Mistake("-nf and -fs do nothing to a language model", subject.config.model, "leave them out")
     return subject
 
 
@@ -215,13 +218,14 @@ def _no_set(part: str) -> None:
 
 def _compare_with_training(task: Any, found: dict[str, float], trained: dict[str, float]) -> None:
     """Training and testing must agree on the validation set: the reason why a CompRes holds it twice."""
-    if not trained:
+    if not trained or task.config.training.limit_val_batches:  # then training has seen a part of it
         return
     (name, percent), (loss, before) = task.headline, (found["loss"], trained["loss"])
     figures = [percent * figures[name] for figures in (trained, found)]
     if abs(figures[1] - figures[0]) > 0.5 or abs(loss - before) > 0.01 * max(1.0, before):
-        print(f"warning: training reported {figures[0]:.2f} % and loss {before:.4f} on the validation set, testing "
-              f"finds {figures[1]:.2f} % and {loss:.4f}: the data, the settings or the precision differ",
+        unit = "" if name == "loss" else " %"
+        print(f"warning: training reported {figures[0]:.2f}{unit} and loss {before:.4f} on the validation set, testing "
+              f"finds {figures[1]:.2f}{unit} and {loss:.4f}: the data, the settings or the precision differ",
               file=sys.stderr)
 
 
@@ -425,6 +429,8 @@ def _board_row(file: Path) -> dict[str, Any] | None:
     """One run's figures in per cent; None, and a line that says so, where the file does not hold them."""
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
+        if "objective" in result["test"]:  # pre-training has no figure to rank by
+            return None
         name = {"split": file.parents[2].name, "run": file.parents[1].name}
         if "wer" in result["test"]:
             counts = result["test"]["modes"][result["test"]["mode"]]

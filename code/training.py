@@ -159,8 +159,10 @@ def plan_of(config: Config, runtime: Any) -> Any:
     frozen = config.freeze_scheduler
     return FitPlan(
         epochs=keys.max_epoch, update_per_step=keys.update_per_step, eps=config.optimizer.eps,
-        betas=config.optimizer.betas, dtype=runtime.precision(keys.precision), clip_norm=keys.clip_norm, ema=keys.ema,
-        compile=keys.compile, save_every=keys.save_every, validate_every=keys.validate_every,
+        betas=config.optimizer.betas, dtype=runtime.precision(keys.precision), clip_norm=keys.clip_norm,
+        clip_value=keys.clip_value, ema=keys.ema, compile=keys.compile, save_every=keys.save_every,
+        validate_every=keys.validate_every, save_minutes=keys.save_minutes, keep_top=keys.keep_top,
+        limit_train_batches=keys.limit_train_batches, limit_val_batches=keys.limit_val_batches,
         best=config.best_metric, schedule=schedule,
         stopping=dataclasses.asdict(config.early_stopping) if config.early_stopping else None,
         freezing=FreezePlan(frozen.model_params, frozen.freeze_pattern_repeats, frozen.freeze_mode, frozen.verbose)
@@ -198,7 +200,7 @@ def write_facts(config: Config, experiment: Experiment, left_out: dict[str, str]
 def archive_records(experiment: Experiment) -> None:
     """The records that -ec would write over are copied beside the checkpoints that they are about."""
     older = dataclasses.replace(experiment, checkpoint_set=experiment.checkpoint_set - 1).checkpoints
-    for name in ("config.ini", "log.jsonl", "status.json"):
+    for name in ("config.ini", "log.jsonl", "status.json", "samples.jsonl", "samples.md"):
         if older.is_dir() and (experiment.run / name).exists() and not (older / name).exists():
             shutil.copy2(experiment.run / name, older / name)
 
@@ -330,7 +332,7 @@ def _fit(args: argparse.Namespace, config: Config, experiment: Experiment, task:
                    content.get("resume", {}).get("wandb_id"))
     facts = {"model": config.model, "split": config.split, "task": config.experiment.task, "meta": meta,
              "config": config.as_dict(), "data_hash": meta["data_hash"], "versions": checkpoint.versions()}
-    book.keep_until(training.epoch)
+    book.keep_until(training.epoch, training.step)
     finished = engine.fit(training, book, engine.Keeper(experiment.checkpoints, facts, writes=book.writes))
     if book.writes:
         picture = plots.curves(logbook.read_log(book.log_file), experiment.results / "curves.png",
@@ -352,6 +354,7 @@ def _say_without_validation(task: Any, config: Config) -> None:
     if not task.size("val"):
         watched = config.early_stopping and config.early_stopping.metric[0] == "val"
         _note("there is no validation set: the last epoch will be the best"
+              + ("; keep_top has nothing to go by" if config.training.keep_top else "")
               + ("; early stopping watches the training set" if watched else ""))
 
 

@@ -10,7 +10,7 @@ One more command makes an .ini of a train_config.yml of HearAI's (without --to i
 
     python utils.py convert train_config.yml --to configfiles/pjm_hamnosys/SignTransformer_001.ini
 
-best*.pth, resume.pth and the last numbered checkpoint always stay, and so does every file of a run whose
+best*.pth, top_*.pth, resume.pth and the last numbered checkpoint always stay, and so does every file of a run whose
 status.json says that it is running. The old program's run folders (MODEL_expNNN) are cleaned as well.
 """
 

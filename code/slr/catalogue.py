@@ -108,6 +108,17 @@ _ENTRIES += [_translation("Gloss2Text"), _translation("Sign2Text")]
 _ENTRIES.append(replace(_isolated("SignTransformer", "slr.models.sign_transformer:build", frames=32, size=224,
                                   **IMAGENET), task="multihead"))
 
+
+def _frames_to_words(name: str, task: str, frames: int) -> Entry:
+    """Transcription and its pre-training; which clips the encoders take follows from [encoder]."""
+    return replace(_isolated(name, "slr.models.encoders:build", frames=frames, size=224, **IMAGENET), task=task)
+
+
+_ENTRIES += [_frames_to_words(name, "transcription", frames) for name, frames in
+             (("SpatioTemporal", 400), ("VideoMAE", 16), ("ViViT", 32))]
+_ENTRIES += [_frames_to_words(name, "pretraining", frames) for name, frames in
+             (("SpatioTemporalPretrain", 400), ("VideoMAEPretrain", 16), ("LanguageDecoder", 400))]
+
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 # R2Plus1D_18 needs no quotes in a shell; MViT_v2S and MViT_v1B are the old program's names.

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from slr.paths import shown
 
 FORMAT = 1
 NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
+TOP = re.compile(r"top_e(\d+)_.+\.pth")
 
 
 def versions() -> dict[str, str]:
@@ -102,13 +104,31 @@ def load(path: Path) -> dict[str, Any]:
 
 def _neighbours(folder: Path) -> str:
     found = sorted(p.name for p in folder.glob("*.pth")) if folder.is_dir() else []
-    return f"that folder holds {', '.join(found)}" if found else "train first: python training.py MODEL SPLIT EXP_NO"
+    return f"that folder holds {', '.join(found)}" if found else f"train first: {_command(folder)}"
+
+
+def _command(folder: Path) -> str:
+    """What trains the run whose checkpoints belong into this folder."""
+    model, _, number = folder.parent.name.rpartition("_")
+    if not folder.name.startswith("checkpoints") or not re.fullmatch(r"\d+(\.\d+)?", number) or not model:
+        return "python training.py MODEL SPLIT EXP_NO"
+    return f"python training.py {shlex.quote(model)} {folder.parents[1].name} {number.lstrip('0') or '0'}"
 
 
 def numbered(folder: Path) -> dict[int, Path]:
     """The numbered checkpoints of a folder by epoch, in the order of the numbers, whatever their padding."""
     found = {int(m[1]): p for p in folder.glob("checkpoint_*.pth") if (m := NUMBERED.fullmatch(p.name))}
     return dict(sorted(found.items()))
+
+
+def top_name(epoch: int, metric: str, value: float) -> str:
+    """The name of one of the best epochs' files: top_e012_wer_23.41.pth."""
+    return f"top_e{epoch:03d}_{metric}_{value:.4g}.pth"
+
+
+def tops(folder: Path) -> dict[str, int]:
+    """The files of the best epochs in a folder: {name: epoch}."""
+    return {p.name: int(m[1]) for p in sorted(folder.glob("top_e*.pth")) if (m := TOP.fullmatch(p.name))}
 
 
 def newest(folder: Path) -> Path | None:

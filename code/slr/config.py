@@ -12,6 +12,7 @@ import ast
 import configparser
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -23,13 +24,16 @@ from slr import catalogue, hamnosys
 from slr.errors import Mistake
 from slr.paths import Experiment, existing_experiments, shown
 from slr.sections import (
+    BEST_BY_LOSS,
     HEADS_OF,
     LANDMARK_NETS,
     LENGTHS,
     METRICS,
     OF_MULTIHEAD,
+    OF_WORDS,
     OLD_KEYS,
     OPTIONAL,
+    PUBLISHED_ENCODERS,
     RISING,
     SCHEDULER_KEYS,
     SECTIONS,
@@ -37,19 +41,26 @@ from slr.sections import (
     DataSection,
     DecodingSection,
     EarlyStoppingSection,
+    EncoderSection,
     ExperimentSection,
     ExtractorSection,
     FreezeSection,
     HeadsSection,
+    LanguageDecoderSection,
     MambaSection,
     ModelSection,
     MultiheadSection,
     OptimizerSection,
+    PretrainingSection,
     SchedulerSection,
+    SpatialSection,
     TrainingSection,
+    TranscriptionSection,
     TransformerSection,
     TranslationSection,
 )
+
+WORDS = ("transcription", "pretraining")  # the tasks of those models
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,11 @@ class Config:
     model_params: ModelSection
     mamba: MambaSection | None
     translation: TranslationSection | None
+    spatial: SpatialSection | None
+    encoder: EncoderSection | None
+    language_decoder: LanguageDecoderSection | None
+    transcription: TranscriptionSection | None
+    pretraining: PretrainingSection | None
     data: DataSection
     decoding: DecodingSection | None
     multihead: MultiheadSection | None
@@ -80,7 +96,8 @@ class Config:
     @property
     def best_metric(self) -> tuple[str, str]:
         """(Name, min or max) of the validation figure that picks best.pth."""
-        auto = "loss" if self.experiment.task == "isolated" else METRICS[self.experiment.task][-1]
+        by_loss = self.experiment.task == "isolated" or self.model in BEST_BY_LOSS
+        auto = "loss" if by_loss else METRICS[self.experiment.task][-1]
         name = auto if self.training.best_metric == "auto" else self.training.best_metric
         return name, "max" if name in RISING else "min"
 
@@ -125,10 +142,8 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     notices: list[str] = []
     model = catalogue.canonical(experiment.model)
     task = catalogue.MODELS[model].task
-    if task == "translation":
-        raw.setdefault("model_params", {}).setdefault("drop_p", 0.1)  # of the gloss head
-    if task == "multihead":
-        raw.setdefault("model_params", {}).setdefault("drop_p", 0.0)  # transformer.dropout_rate is what there is
+    if task in DROPOUT:
+        raw.setdefault("model_params", {}).setdefault("drop_p", DROPOUT[task])
     _understand_old_form(raw, notices, source)
     for name in raw:
         if name not in SECTIONS:
@@ -136,10 +151,8 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     for name, value in (overrides or {}).items():
         section, _, item = name.partition(".")
         raw.setdefault(section, {})[item] = _override(section, item, value)
-    if task == "translation":
-        _fill_in(raw, model)
-    if task == "multihead":
-        _fill_in_multihead(raw, experiment.split)
+    if task in FILLED_IN:
+        FILLED_IN[task](raw, model, experiment.split)
     sections = {name: _build(name, raw.get(name), notices, source) for name in SECTIONS}
     if sections["experiment"].task in ("continuous", "translation") and not sections["decoding"]:
         sections["decoding"] = DecodingSection()
@@ -154,7 +167,7 @@ def parse_config(text: str, experiment: Experiment, overrides: dict[str, str] | 
     return dataclasses.replace(config, notices=tuple(notices))
 
 
-def _fill_in(raw: dict[str, dict[str, Any]], model: str) -> None:
+def _fill_in_translation(raw: dict[str, dict[str, Any]], model: str, split: str) -> None:
     """What a translation's .ini need not say: clips that no translator sees, rates of parts that it does not have, and
     pretrained weights that only mBART has."""
     data, rates = raw.setdefault("data", {}), raw.setdefault("optimizer", {})
@@ -172,7 +185,7 @@ def _fill_in(raw: dict[str, dict[str, Any]], model: str) -> None:
     raw["model_params"].setdefault("pretrained", raw.get("translation", {}).get("translator") == "mbart")
 
 
-def _fill_in_multihead(raw: dict[str, dict[str, Any]], split: str) -> None:
+def _fill_in_multihead(raw: dict[str, dict[str, Any]], model: str, split: str) -> None:
     """What follows from SPLIT and from one another: SET_hamnosys or SET_gloss says the set and the mode, the mode the
     heads and the annotation's name, [augmentations] the size of a picture."""
     for name in OF_MULTIHEAD:
@@ -194,6 +207,34 @@ def _fill_in_multihead(raw: dict[str, dict[str, Any]], split: str) -> None:
     data.setdefault("frame_size", given[0] if given else catalogue.MODELS["SignTransformer"].default_size)
     seen = raw["feature_extractor"].get("name", "cnn_extractor") not in LANDMARK_NETS
     raw["model_params"].setdefault("pretrained", seen and not raw["model_params"].get("init_from"))
+
+
+def _fill_in_words(raw: dict[str, dict[str, Any]], model: str, split: str) -> None:
+    """The sections of a model that transcribes or is pre-trained for it, its published sizes, one rate for all parts
+    where only one is given; DINOv2 alone is pretrained unless the .ini says otherwise."""
+    for name in OF_WORDS[model]:
+        raw.setdefault(name, {})
+    data, rates, keys = raw.setdefault("data", {}), raw.setdefault("optimizer", {}), raw.get("encoder", {})
+    data.setdefault("num_frames", catalogue.MODELS[model].default_frames)
+    data.setdefault("frame_size", catalogue.MODELS[model].default_size)
+    for end in ("init_lr", "weight_decay"):
+        given = [rates[f"{part}_{end}"] for part in ("classifier", "backbone") if f"{part}_{end}" in rates]
+        for part in ("classifier", "backbone") if given else ():
+            rates.setdefault(f"{part}_{end}", given[0])
+    if "encoder" in OF_WORDS[model]:
+        published = PUBLISHED_ENCODERS[model.removesuffix("Pretrain")]
+        if "spatial" in OF_WORDS[model]:
+            published = {**published, "width": raw["spatial"].get("width", SpatialSection().width)}
+        for name, value in published.items():
+            if keys.get(name) is None:
+                keys[name] = value
+    raw["model_params"].setdefault("pretrained", "spatial" in OF_WORDS[model])
+
+
+# What an .ini of a task need not say: the gloss head's dropout (others have rates in sections of their own), and more.
+DROPOUT = {"translation": 0.1, "multihead": 0.0, "transcription": 0.0, "pretraining": 0.0}
+FILLED_IN = {"translation": _fill_in_translation, "multihead": _fill_in_multihead, "transcription": _fill_in_words,
+             "pretraining": _fill_in_words}
 
 
 def _override(section: str, item: str, text: str) -> Any:
@@ -419,6 +460,9 @@ def _check(config: Config, source: str) -> None:
                       f"its task is {catalogue.MODELS[config.model].task}")
     catalogue.check_clip(config.model, config.data.num_frames, config.data.frame_size)
     _check_model(config, source)
+    if config.training.clip_norm and config.training.clip_value:
+        raise Mistake(f"{source}: gradients are clipped twice", f"training.clip_norm = {config.training.clip_norm}, "
+                      f"clip_value = {config.training.clip_value}", "keep one of them")
     if config.scheduler:
         _check_scheduler(config.scheduler, source)
     _check_metrics(config, source)
@@ -426,6 +470,7 @@ def _check(config: Config, source: str) -> None:
     checks = {"isolated": _check_signs, "multihead": _check_multihead}
     checks.get(config.experiment.task, _check_sentences)(config, source)
     _check_translation(config, source)
+    _check_words(config, source)
     if config.experiment.task != "multihead" and (those := [n for n in (*OF_MULTIHEAD, "freeze_scheduler")
                                                             if getattr(config, n)]):
         raise Mistake(f"{source}: [{those[0]}] is of SignTransformer", f"the model is {config.model}", "leave it out")
@@ -437,19 +482,21 @@ def _check(config: Config, source: str) -> None:
 
 
 def _check_metrics(config: Config, source: str) -> None:
-    task, known = config.experiment.task, METRICS[config.experiment.task]
+    task = config.experiment.task
+    known = ("loss",) if config.model == "VideoMAEPretrain" else METRICS[task]
     if config.best_metric[0] not in known:
         raise Mistake(f"{source}: training.best_metric cannot be {config.training.best_metric}", f"the task is {task}",
                       f"it is {' or '.join(known)}")
     if config.early_stopping:
         part, metric = config.early_stopping.metric
         generated = ("wer", "bleu4", "exact", "f1")
-        if metric in generated[1:] and config.early_stopping.mode == "min":
+        if metric in (*generated[1:], "accuracy") and config.early_stopping.mode == "min":
             raise Mistake(f"{source}: early_stopping.mode cannot be min", f"{metric} is to rise", "give mode = 'max'")
         if part not in ("train", "val") or metric not in known or (part == "train" and metric in generated):
             raise Mistake(f"{source}: early_stopping.metric cannot be {config.early_stopping.metric}", "",
                           f"it is ('val' or 'train', {' or '.join(map(repr, known))}); "
-                          f"{' and '.join(name for name in generated if name in known) or 'acc'} only of val")
+                          + (f"{' and '.join(only)} only of val" if (only := [n for n in generated if n in known])
+                             else "of either set"))
 
 
 def _check_heatmaps(config: Config, source: str) -> None:
@@ -513,6 +560,102 @@ def _check_translation(config: Config, source: str) -> None:
     if config.optimizer.layer_decay != 1:
         raise Mistake(f"{source}: optimizer.layer_decay does nothing to {config.model}",
                       repr(config.optimizer.layer_decay), "leave the key out")
+
+
+def _check_words(config: Config, source: str) -> None:
+    """The sections of transcription and pre-training: those of the model, sizes that come out even, no idle keys."""
+    own = OF_WORDS.get(config.model, ())
+    everywhere = {name for names in OF_WORDS.values() for name in names} - {"decoding"}
+    everywhere |= {"decoding"} if own else set()
+    if there := sorted(name for name in everywhere if getattr(config, name) and name not in own):
+        raise Mistake(f"{source}: [{there[0]}] does nothing to {config.model}", "a section", "leave it out")
+    if not own:
+        return
+    for whole, part, found in _shares(config):
+        if found[0] % found[1]:
+            raise Mistake(f"{source}: {whole} is no multiple of {part}", f"{found[0]} and {found[1]}",
+                          f"give {max(found[0] // found[1], 1) * found[1]}")
+    idle = _idle_words(config)
+    if idle:
+        name, value = next(iter(idle.items()))
+        raise Mistake(f"{source}: {name} does nothing to {config.model}", repr(value), "leave the key out")
+    _check_cache(config, source)
+    keys = config.pretraining
+    if keys and keys.temperature_end > keys.temperature:
+        raise Mistake(f"{source}: pretraining.temperature rises", f"from {keys.temperature} to {keys.temperature_end}",
+                      "give temperature_end at most temperature")
+    if config.model == "VideoMAEPretrain" and keys and config.encoder:
+        cells = (config.data.frame_size // config.encoder.patch) ** 2
+        if math.floor(keys.mask_ratio * cells + 1e-9) < 1:
+            raise Mistake(f"{source}: pretraining.mask_ratio hides nothing", f"{keys.mask_ratio} of {cells} tubes",
+                          "give a higher one, or larger frames")
+
+
+def _check_cache(config: Config, source: str) -> None:
+    """Frames that were seen once, before training, are not augmented."""
+    for name in ("hflip", "rand_augment", "erase_p") if config.spatial and config.spatial.cache else ():
+        if value := getattr(config.data, name):
+            raise Mistake(f"{source}: data.{name} does nothing to frames that are kept as DINOv2 has seen them",
+                          f"{value}, and spatial.cache = True", "leave one of them out")
+
+
+def _shares(config: Config) -> list[tuple[str, str, tuple[int, int]]]:
+    """(Name of the whole, of what divides it, both numbers): a clip's frames into tubelets, a width into heads …"""
+    found, data = [], config.data
+    if (see := config.spatial) and not config.model_params.pretrained:
+        found.append(("spatial.width", "spatial.heads", (see.width, see.heads)))
+    if (keys := config.encoder) and config.spatial:
+        both = math.lcm(keys.heads or 1, keys.groups)
+        found.append(("spatial.width", "encoder.heads and encoder.groups", (config.spatial.width, both)))
+    elif keys:
+        found += [("data.num_frames", "encoder.tubelet", (data.num_frames, keys.tubelet)),
+                  ("data.frame_size", "encoder.patch", (data.frame_size, keys.patch)),
+                  ("encoder.width", "encoder.heads", (keys.width or 1, keys.heads or 1))]
+    if said := config.language_decoder:
+        found.append(("language_decoder.width", "language_decoder.heads", (said.width, said.heads)))
+    if (learnt := config.pretraining) and config.spatial:
+        found.append(("pretraining.code_dim", "pretraining.code_groups", (learnt.code_dim, learnt.code_groups)))
+    elif learnt:
+        found.append(("pretraining.decoder_width", "pretraining.decoder_heads",
+                      (learnt.decoder_width, learnt.decoder_heads)))
+    return found
+
+
+OF_FRAMES = ("crop", "eval_resize", "min_scale", "max_aspect", "hflip", "jitter", "jitter_p", "rand_augment",
+             "rand_augment_n", "rand_augment_p", "erase_p", "frame_stride", "short_first", "jitter_frames",
+             "subtract_clip_mean")  # of [data]
+OF_TUBELETS = ("patch", "tubelet")  # of [encoder]
+OF_TIME = ("kernel", "groups", "layerdrop", "mask_share", "mask_length", "mask_least")
+OF_CODES = ("mask_share", "mask_length", "negatives", "code_groups", "codes", "code_dim", "compare_dim", "diversity",
+            "temperature", "temperature_end", "temperature_decay")  # of [pretraining]
+OF_TUBES = ("mask_ratio", "decoder_width", "decoder_layers", "decoder_heads", "decoder_ffn")
+
+
+def _idle_words(config: Config) -> dict[str, Any]:
+    """What is set and does nothing to this model."""
+    over_time = config.spatial is not None
+    idle: list[tuple[str, tuple[str, ...]]] = [
+        ("encoder", OF_TUBELETS if over_time else OF_TIME), ("pretraining", OF_TUBES if over_time else OF_CODES),
+        ("data", ("crop",) if config.encoder else OF_FRAMES), ("model_params", ("drop_p",)),
+        ("optimizer", ("layer_decay",)), ("training", ("channels_last",)), ("decoding", ("beam_width",))]
+    if config.model == "LanguageDecoder":
+        idle.append(("data", ("num_frames", "frame_size")))
+    if config.spatial:
+        pretrained = config.model_params.pretrained
+        idle.append(("spatial", ("layers", "heads", "patch", "image", "seed") if pretrained else ("dinov2",)))
+    if config.model.endswith("Pretrain"):
+        idle.append(("encoder", ("mask_share", "mask_length", "mask_least")))
+    found = dict[str, Any]()
+    for section, names in idle:
+        if (keys := getattr(config, section)) is None:
+            continue
+        entry = catalogue.MODELS[config.model]
+        defaults = {f.name: f.default for f in dataclasses.fields(keys)} | {
+            "drop_p": 0.0, "num_frames": entry.default_frames, "frame_size": entry.default_size}
+        found |= {f"{section}.{name}": getattr(keys, name) for name in names if getattr(keys, name) != defaults[name]}
+    if over_time and config.encoder and config.spatial and config.encoder.width != config.spatial.width:
+        found["encoder.width"] = config.encoder.width
+    return found
 
 
 def _check_signs(config: Config, source: str) -> None:
@@ -649,7 +792,13 @@ def _check_model(config: Config, source: str) -> None:
     if own and keys.weights:
         raise Mistake(f"{source}: model_params.weights does nothing to {config.model}", keys.weights,
                       "model_params.pretrained takes timm's or torchvision's, init_from a checkpoint of yours")
-    if not own and entry.weights is None and (keys.weights or keys.pretrained and not (keys.init_from or mbart)):
+    words = entry.task in WORDS
+    if words and (keys.weights and not config.encoder or keys.pretrained and not config.spatial):
+        raise Mistake(f"{source}: there are no such weights of {config.model}",
+                      f"model_params.{'weights' if keys.weights else 'pretrained'}",
+                      "set model_params.pretrained = False; weights is for a folder of an encoder, as transformers "
+                      "saves it, init_from for checkpoints of yours")
+    if not (own or words or entry.weights) and (keys.weights or keys.pretrained and not (keys.init_from or mbart)):
         raise Mistake(f"{source}: there are no pretrained weights of {config.model}",
                       f"model_params.{'weights' if keys.weights else 'pretrained'}",
                       "set model_params.pretrained = False; model_params.init_from takes a checkpoint of yours")
@@ -659,7 +808,8 @@ def _check_model(config: Config, source: str) -> None:
 
 def _check_scheduler(plan: SchedulerSection, source: str) -> None:
     needed = {"CosineAnnealingLR": ("tmax",), "OneCycleLR": ("tmax",), "CosineAnnealingWarmRestarts": ("t0", "tmult"),
-              "WarmOnly": () if plan.warmup_steps else ("warmup_epochs",)}.get(plan.type, ())
+              "WarmOnly": () if plan.warmup_steps else ("warmup_epochs",),
+              "WarmupHoldDecay": ("tick_steps",)}.get(plan.type, ())
     lacking = [k for k in needed if not getattr(plan, k)]
     if lacking:
         raise Mistake(f"{source}: [scheduler] of type {plan.type} lacks {', '.join(lacking)}", "",

@@ -42,10 +42,15 @@ class FitPlan:
     betas: tuple[float, float] = (0.9, 0.999)
     dtype: torch.dtype = torch.float32
     clip_norm: float = 0.0
+    clip_value: float = 0.0
     ema: float = 0.0
     compile: bool = False
     save_every: int = 5
     validate_every: int = 0  # steps, inside an epoch; 0: at its end alone
+    save_minutes: float = 0.0  # since the last save, inside an epoch; 0: at its end alone
+    keep_top: int = 0  # files of the best epochs
+    limit_train_batches: int = 0  # 0: all
+    limit_val_batches: int = 0
     best: tuple[str, str] = ("loss", "min")
     schedule: dict[str, Any] = field(default_factory=dict)
     stopping: dict[str, Any] | None = None
@@ -79,6 +84,7 @@ class Keeper:
 
     def __init__(self, folder: Path, facts: dict[str, Any], writes: bool = True):
         self.folder, self.facts, self.writes = folder, facts, writes
+        self.saved = time.monotonic()  # when the run could last be resumed from where it stands
 
     def save(self, name: str, state: dict[str, torch.Tensor], epoch: int, metrics: dict[str, Any],
              resume: dict[str, Any] | None = None, weights: str = "raw") -> Path:
@@ -86,11 +92,17 @@ class Keeper:
         if self.writes:
             content = {**self.facts, "epoch": epoch, "metrics": metrics, "weights": weights, "model_state_dict": state}
             checkpoint.save(path, content if resume is None else {**content, "resume": resume})
+        if resume is not None:
+            self.saved = time.monotonic()
         return path
 
-    def drop_resume(self) -> None:
+    def due(self, minutes: float) -> bool:
+        """Whether the last complete save is so long ago; 0 minutes: it never is."""
+        return minutes > 0 and time.monotonic() - self.saved >= 60 * minutes
+
+    def drop(self, name: str) -> None:
         if self.writes:
-            (self.folder / "resume.pth").unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
 
 
 @dataclass
@@ -109,10 +121,12 @@ class Fit:
     epoch: int = 0  # epochs that are finished
     step: int = 0  # steps of the running epoch that are finished
     steps: int = 1
+    items: int = 1  # clips of an epoch
     clips: int = 0  # clips of the running epoch that are through
     order: list[int] | None = None  # what the epoch's order follows from, as `EpochBatches.origin` says
     totals: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, Any] | None = None
+    top: list[dict[str, Any]] = field(default_factory=list)  # files of the best epochs and their standing, best first
     metrics: dict[str, Any] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()  # what the freezing plan keeps from training now, by the beginnings of its names
 
@@ -129,7 +143,8 @@ class Fit:
     def resume_state(self, book: Logbook) -> dict[str, Any]:
         return {
             "epoch": self.epoch, "step": self.step, "clips": self.clips, "order": self.order, "totals": self.totals,
-            "best": self.best, "changed": book.changed, "wandb_id": book.wandb_id,
+            "best": self.best, "top": self.top, "limit_val_batches": self.plan.limit_val_batches,
+            "changed": book.changed, "wandb_id": book.wandb_id,
             "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "stopper": self.stopper.state_dict() if self.stopper else None,
             "ema": self.ema.state_dict() if self.ema else None,
@@ -160,17 +175,21 @@ class Fit:
         return self._load_scores(state)
 
     def _load_scores(self, state: dict[str, Any]) -> list[str]:
-        """The best values so far, of those metrics that are still the ones to watch."""
+        """The best values so far, of those metrics that are still the ones to watch, over the same batches."""
         notes = []
+        if self.task.size("val") and state.get("limit_val_batches", 0) != self.plan.limit_val_batches:
+            notes.append("validation sees other batches now: best epochs, early stopping and plateau begin anew")
+            state = {**state, "best": None, "top": [], "stopper": None,
+                     "schedule": {**state["schedule"], "plateau": None}}
         if not self.schedule.load_state_dict(state["schedule"]):
             notes.append("scheduler.mode changed: the plateau is looked for anew")
         if self.stopper and state["stopper"] and not self.stopper.load_state_dict(state["stopper"]):
             notes.append("early stopping watches something else now: it counts anew")
-        self.best = state["best"]
+        self.best, self.top = state["best"], state.get("top", [])
         if self.best and self.best["metric"] != self.plan.best[0]:
             notes.append(f"best.pth was chosen by {self.best['metric']}: the next epoch replaces it, from then on "
-                         f"{self.plan.best[0]} chooses")
-            self.best = None
+                         f"{self.plan.best[0]} chooses" + "; the files top_*.pth of before stay" * bool(self.top))
+            self.best, self.top = None, []
         return notes
 
 
@@ -220,12 +239,14 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
     """
     task, plan, runtime = training.task, training.plan, training.runtime
     refuse_empty(task)
-    loaders = {part: task.loader(part, train=part == "train") for part in ("train", "val") if task.size(part)}
-    _refuse_idle(loaders["train"].batch_sampler, runtime.world)
-    training.steps = math.ceil(len(loaders["train"].batch_sampler) / plan.update_per_step)
-    _find_place(training, loaders["train"].batch_sampler)
+    loaders = {part: loader_of(task, plan, part) for part in ("train", "val") if task.size(part)}
+    batches = loaders["train"].batch_sampler
+    _refuse_idle(batches, runtime.world)
+    training.steps, training.items = math.ceil(len(batches) / plan.update_per_step), sum(batches.sizes())
+    _find_place(training, batches)
     if keeper.writes:
         checkpoint.sweep(keeper.folder)
+        _tidy_top(training, keeper)
     clock = _Clock()
     with StopFlag() as stop:  # before anyone is told whom to signal
         book.tell(state="running", epoch=training.epoch, steps=training.steps,
@@ -240,8 +261,16 @@ def fit(training: Fit, book: Logbook, keeper: Keeper) -> Fit:
         finally:
             for loader in loaders.values():
                 loader.close()
-    keeper.drop_resume()
+    keeper.drop("resume.pth")
     return training
+
+
+def loader_of(task: Task, plan: FitPlan, part: str) -> Any:
+    """The task's loader over "train" or "val" as training sees it: of so many batches as the plan says."""
+    loader = task.loader(part, train=part == "train")
+    if most := plan.limit_train_batches if part == "train" else plan.limit_val_batches:
+        loader.batch_sampler.limit(most)
+    return loader
 
 
 def refuse_empty(task: Task) -> None:
@@ -270,8 +299,8 @@ def _find_place(training: Fit, batches: Any) -> None:
         return
     training.step, training.clips, training.totals = 0, 0, {}
     if training.runtime.main:
-        tqdm.write(f"note: items, seed or size of a step changed inside epoch {training.epoch + 1}: it begins anew",
-                   file=sys.stderr)
+        tqdm.write("note: items, seed, size of a step or limit_train_batches changed inside epoch "
+                   f"{training.epoch + 1}: it begins anew", file=sys.stderr)
 
 
 def check_gradients(training: Fit, loader: Any) -> None:
@@ -338,7 +367,7 @@ def _train_epoch(training: Fit, loaders: dict[str, Any], stop: StopFlag, book: L
             first = training.step * plan.update_per_step
             items = sizes[first:first + len(group)]
             sums = optimise(training, group, items)
-            watch.take(sums, [name for batch in group for name in batch["ids"]], stop)
+            watch.take(sums, [name for batch in group for name in batch["ids"]], stop, keeper.due(plan.save_minutes))
             training.step += 1
             training.clips += sum(items)
             clock.tick()
@@ -351,6 +380,10 @@ def _train_epoch(training: Fit, loaders: dict[str, Any], stop: StopFlag, book: L
             if plan.validate_every and training.step % plan.validate_every == 0 and training.step < training.steps:
                 watch.settle()
                 _look_in_between(training, loaders.get("val"), stop, book, keeper)
+            if watch.due:
+                watch.settle()
+                _save_place(training, book, keeper)
+                watch.due = False
     watch.settle()
     if watch.stopped or (stop.name and training.runtime.world == 1):
         _leave(training, stop, book, keeper)
@@ -380,6 +413,7 @@ def optimise(training: Fit, group: list[dict[str, Any]], sizes: list[int]) -> to
     `sizes` are the items of the global batches, so nothing has to be asked of the device.
     """
     plan, runtime = training.plan, training.runtime
+    training.task.tick(training.epoch * training.steps + training.step)
     if plan.freezing:
         freeze(training, plan.freezing)
     for param, rate in zip(training.optimizer.param_groups,
@@ -394,6 +428,8 @@ def optimise(training: Fit, group: list[dict[str, Any]], sizes: list[int]) -> to
     training.scaler.unscale_(training.optimizer)
     if plan.clip_norm:
         nn.utils.clip_grad_norm_(training.task.model.parameters(), plan.clip_norm)
+    if plan.clip_value:
+        nn.utils.clip_grad_value_(training.task.model.parameters(), plan.clip_value)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
@@ -474,17 +510,19 @@ class _Watch:
     def __init__(self, training: Fit):
         self.training = training
         self.pending: tuple[torch.Tensor, torch.Tensor | None, list[str]] | None = None
-        self.stopped = False
+        self.stopped = self.due = False
 
-    def take(self, sums: torch.Tensor, ids: list[str], stop: StopFlag) -> None:
+    def take(self, sums: torch.Tensor, ids: list[str], stop: StopFlag, due: bool) -> None:
+        """`due`: whether it is time to save; of several processes the main one's word counts."""
         runtime = self.training.runtime
-        flag = None
-        if runtime.world > 1:  # all processes leave after the same step
-            flag = runtime.sum(torch.tensor([float(bool(stop.name))], device=runtime.device))
-        before, self.pending = self.pending, (sums, flag, ids)
+        flags = None
+        if runtime.world > 1:  # all processes leave, and save, after the same step
+            flags = runtime.sum(torch.tensor([float(bool(stop.name)), float(due and runtime.main)],
+                                             device=runtime.device))
+        before, self.pending = self.pending, (sums, flags, ids)
         self._add(before)
         if runtime.world == 1:
-            self.stopped = bool(stop.name)
+            self.stopped, self.due = bool(stop.name), due
 
     def settle(self) -> None:
         before, self.pending = self.pending, None
@@ -493,7 +531,7 @@ class _Watch:
     def _add(self, pending: tuple[torch.Tensor, torch.Tensor | None, list[str]] | None) -> None:
         if pending is None:
             return
-        sums, flag, ids = pending
+        sums, flags, ids = pending
         rows = sums.tolist()
         if not all(math.isfinite(value) for row in rows for value in row):
             names = [name for part in self.training.runtime.gather(ids) for name in part]
@@ -504,13 +542,20 @@ class _Watch:
         for total, row in zip(self.training.totals.values(), rows, strict=True):
             total[0] += row[0]
             total[1] += row[1]
-        self.stopped = self.stopped or bool(flag is not None and flag.item())
+        if flags is not None:
+            stopped, due = flags.tolist()
+            self.stopped, self.due = self.stopped or stopped > 0, self.due or due > 0
+
+
+def _save_place(training: Fit, book: Logbook, keeper: Keeper) -> Path:
+    """resume.pth, from which the run goes on at this step."""
+    return keeper.save("resume.pth", training.task.model.state_dict(), training.epoch, training.metrics,
+                       training.resume_state(book))
 
 
 def _leave(training: Fit, stop: StopFlag, book: Logbook, keeper: Keeper) -> None:
     """Save resume.pth and raise Interrupted."""
-    path = keeper.save("resume.pth", training.task.model.state_dict(), training.epoch, training.metrics,
-                       training.resume_state(book))
+    path = _save_place(training, book, keeper)
     training.runtime.wait()
     raise Interrupted(f"interrupted by {stop.name or 'a signal to a sister process'}",
                       f"epoch {training.epoch + 1}, step {training.step} of {training.steps}; saved as {shown(path)}",
@@ -521,12 +566,15 @@ def _validate(training: Fit, loader: Any, stop: StopFlag, book: Logbook, keeper:
     """The figures of each of the candidates; of none without a validation set."""
     if loader is None:
         return {}
-    task = training.task
+    task, found = training.task, dict[str, dict[str, float]]()
     try:
-        return {name: task.validation(*evaluate(
-                    task, loader, training.runtime, model=model, dtype=training.plan.dtype, bar=training.plan.bar,
-                    stop=stop, tick=lambda: book.tell(now=False), decode=task.generates, quick=True))
-                for name, model in training.candidates.items()}
+        for name, model in training.candidates.items():
+            means, records = evaluate(
+                task, loader, training.runtime, model=model, dtype=training.plan.dtype, bar=training.plan.bar,
+                stop=stop, tick=lambda: book.tell(now=False), decode=task.generates, quick=True)
+            found[name] = task.validation(means, records)
+            book.samples(training.epoch + 1, training.step, name, task.examples(records))
+        return found
     except Interrupted:  # the trained epoch is kept, its validation starts over
         _leave(training, stop, book, keeper)
         raise
@@ -565,14 +613,16 @@ def _end_epoch(training: Fit, train: dict[str, float], found: dict[str, dict[str
         training.stopper.observe((train if part == "train" or val is None else val)[name])
     done = training.epoch == plan.epochs or bool(training.stopper and training.stopper.over)
     _keep_best(training, keeper, {"train": train, "val": val}, weights, done)
+    _keep_top(training, keeper, {"train": train, "val": val}, weights)
     book.epoch(row)
     resume = training.resume_state(book)
     if done or training.epoch % plan.save_every == 0:
         path = keeper.save(f"checkpoint_{training.epoch:03d}.pth", training.task.model.state_dict(), training.epoch,
                            metrics, resume)
-        keeper.drop_resume()
+        keeper.drop("resume.pth")
     else:  # so that a kill loses one epoch at most
         path = keeper.save("resume.pth", training.task.model.state_dict(), training.epoch, metrics, resume)
+    _drop_fallen(training, keeper)
     left = 0 if done else (plan.epochs - training.epoch) * seconds
     book.tell(epoch=training.epoch, step=0, eta_s=round(left), best=training.best, peak_memory=row["peak_memory"],
               checkpoint=shown(keeper.folder / "best.pth" if training.best or done else path))
@@ -590,7 +640,7 @@ def _row(training: Fit, train: dict[str, float], found: dict[str, dict[str, floa
     """The epoch in the log; where there are two candidates, the figures of both."""
     rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
     row = {"epoch": training.epoch + 1, "train": train, "val": found.get(weights), "lr": rates,
-           "seconds": round(seconds, 2), "clips_per_s": round(training.task.size("train") / seconds, 2),
+           "seconds": round(seconds, 2), "clips_per_s": round(training.items / seconds, 2),
            "peak_memory": training.runtime.peak_memory(), "commit": _commit()}
     both = {"weights": weights, **{f"val_{name}": figures for name, figures in found.items()}}
     return row | both if len(found) > 1 else row
@@ -615,6 +665,42 @@ def _keep_best(training: Fit, keeper: Keeper, metrics: dict[str, Any], weights: 
     elif best is not None or not done:
         return
     keeper.save("best.pth", training.candidates[weights].state_dict(), training.epoch, metrics, weights=weights)
+
+
+def _keep_top(training: Fit, keeper: Keeper, metrics: dict[str, Any], weights: str) -> None:
+    """A file of the epoch that has just ended, where it is among the best ones; of equals the earlier is better.
+
+    The file that falls out for it stays in the list until a checkpoint has told so: a kill leaves one too many at most.
+    """
+    most, val, name = training.plan.keep_top, metrics["val"], training.plan.best[0]
+    if not most or not val:
+        return
+    row: dict[str, Any] = {"file": checkpoint.top_name(training.epoch, name, val[name]),
+                           "standing": list(training.standing(val))}
+    ranked = sorted([*training.top, row], key=lambda one: one["standing"])
+    if row in ranked[:most]:
+        keeper.save(row["file"], training.candidates[weights].state_dict(), training.epoch, metrics, weights=weights)
+        training.top = ranked
+
+
+def _drop_fallen(training: Fit, keeper: Keeper) -> None:
+    """Remove the files that are not among the best epochs' any more."""
+    if not training.plan.keep_top:
+        return
+    fallen, training.top = training.top[training.plan.keep_top:], training.top[:training.plan.keep_top]
+    for row in fallen:
+        keeper.drop(row["file"])
+
+
+def _tidy_top(training: Fit, keeper: Keeper) -> None:
+    """Make list and files agree after a kill: files of epochs that are still to come go, they are written anew."""
+    if not training.plan.keep_top:
+        return
+    there = checkpoint.tops(keeper.folder)
+    training.top = [row for row in training.top if row["file"] in there]
+    for name in (name for name, epoch in there.items() if epoch > training.epoch):
+        keeper.drop(name)
+    _drop_fallen(training, keeper)
 
 
 _COMMIT: list[str] = []

@@ -44,42 +44,48 @@ class EpochBatches(Sampler[list[Key]]):
                  pairs: bool = False, lengths: Callable[[int], Sequence[int]] | None = None, short_first: int = 0):
         self.items, self.batch_size, self.shuffle, self.seed = items, batch_size, shuffle, seed
         self.rank, self.world, self.pairs, self.lengths = rank, world, pairs, lengths
-        self.short_first = short_first
+        self.short_first, self.taken = short_first, items
         self.epoch = self.done = 0
 
     def start(self, epoch: int, done: int = 0) -> None:
         self.epoch, self.done = epoch, done
 
+    def limit(self, batches: int) -> None:
+        """From now on an epoch is only so many batches: the first ones of its order, so shuffled ones see other items
+        in every epoch. Items of one length are brought together among these."""
+        self.taken = min(self.items, batches * self.batch_size)
+
     def __len__(self) -> int:
-        return -(-self.items // self.batch_size)
+        return -(-self.taken // self.batch_size)
 
     def origin(self) -> list[int]:
         """What the order of every epoch follows from: where it is equal, so are the orders."""
         if not self.lengths:
             return [self.items, self.seed]
         own = zlib.crc32(np.asarray(self.lengths(0), np.int64).tobytes())
-        return [self.items, self.seed, self.batch_size, self.short_first, own]
+        return [self.taken, self.seed, self.batch_size, self.short_first, own]
 
     def sizes(self) -> list[int]:
         """Items of each global batch of an epoch."""
-        return [min(self.batch_size, self.items - first) for first in range(0, self.items, self.batch_size)]
+        return [min(self.batch_size, self.taken - first) for first in range(0, self.taken, self.batch_size)]
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.arange(self.items)
         if self.shuffle:
             order = generator(self.seed, self.epoch, "order").permutation(self.items)
+        order = order[:self.taken]
         if self.lengths:
             order = self._by_length(order, np.asarray(self.lengths(self.epoch)))
-        for first in range(self.done * self.batch_size, self.items, self.batch_size):
+        for first in range(self.done * self.batch_size, self.taken, self.batch_size):
             yield self._slice([int(i) for i in order[first:first + self.batch_size]])
 
     def _by_length(self, order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The order with items of about one length in a batch; a smaller last batch stays the last."""
         if self.epoch < self.short_first:
             return order[np.argsort(lengths[order], kind="stable")]
-        pools = np.split(order, range(POOL * self.batch_size, self.items, POOL * self.batch_size))
+        pools = np.split(order, range(POOL * self.batch_size, len(order), POOL * self.batch_size))
         order = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
-        whole = self.items // self.batch_size * self.batch_size
+        whole = len(order) // self.batch_size * self.batch_size
         batches = order[:whole].reshape(-1, self.batch_size)
         if self.shuffle:
             batches = batches[generator(self.seed, self.epoch, "batches").permutation(len(batches))]

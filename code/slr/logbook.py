@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,25 @@ class Wandb:
     def log(self, row: dict[str, Any], epoch: int) -> None:
         self.run.log(row, step=epoch)
 
+    def table(self, name: str, rows: list[dict[str, str]], epoch: int) -> None:
+        import wandb
+
+        self.run.log({name: wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])}, step=epoch)
+
     def close(self, code: int) -> None:
         self.run.finish(exit_code=code)
+
+
+def as_table(rows: Sequence[dict[str, str]]) -> str:
+    """Markdown: a line a row, under their keys."""
+    if not rows:
+        return ""
+    cells = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|")
 
 
 class Silent:
@@ -156,6 +174,7 @@ class Logbook:
         self.changed: dict[str, list[Any]] = {}
         self.listeners: tuple[Any, ...] = ()
         self.log_file, self.status_file = folder / "log.jsonl", folder / "status.json"
+        self.samples_file = folder / "samples.jsonl"
         self.lock_file = folder / ".lock"
         self.status: dict[str, Any] = {
             "state": "starting", "exit_code": None, "reason": "", "epoch": 0, "epochs": epochs, "step": 0, "steps": 0,
@@ -199,11 +218,14 @@ class Logbook:
     def wandb_id(self) -> str | None:
         return next((x.id for x in self.listeners if getattr(x, "id", None)), None)
 
-    def keep_until(self, epoch: int) -> None:
-        """Forget the epochs after `epoch`: a resumed run writes them anew."""
+    def keep_until(self, epoch: int, step: int = 0) -> None:
+        """Forget what came after that step of the epoch behind `epoch`: a resumed run writes it anew."""
         if self.writes and self.log_file.exists():
             rows = [row for row in read_log(self.log_file) if row["epoch"] <= epoch]
             write_text(self.log_file, "".join(json.dumps(row) + "\n" for row in rows))
+        if self.writes and self.samples_file.exists():
+            self._write_samples([row for row in read_log(self.samples_file)
+                                 if (row["epoch"], row["step"]) <= (epoch + 1, step)])
 
     def epoch(self, row: dict[str, Any]) -> None:
         """One JSON line, and the same numbers to wandb and TensorBoard as part/name."""
@@ -219,6 +241,26 @@ class Logbook:
                 for name, value in values.items()}
         for listener in self.listeners:
             listener.log(flat, row["epoch"])
+
+    def samples(self, epoch: int, step: int, weights: str, rows: list[dict[str, str]]) -> None:
+        """What the model said of a few items after so many steps of an epoch (from 1): a line of samples.jsonl, and
+        samples.md with the tables of all epochs, the last one first."""
+        if not self.writes or not rows:
+            return
+        before = read_log(self.samples_file) if self.samples_file.exists() else []
+        key = {"epoch": epoch, "step": step, "weights": weights}
+        before = [row for row in before if not key.items() <= row.items()]  # said anew after an interruption
+        self._write_samples([*before, {**key, "samples": rows}])
+        for listener in self.listeners:
+            if hasattr(listener, "table"):
+                listener.table(f"samples_{weights}", rows, epoch)
+
+    def _write_samples(self, all_rows: list[dict[str, Any]]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.samples_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in all_rows))
+        parts = [f"## Epoch {row['epoch']}, step {row['step']}, weights: {row['weights']}\n\n{as_table(row['samples'])}"
+                 for row in reversed(all_rows)]
+        write_text(self.samples_file.with_suffix(".md"), "\n".join(parts))
 
     def tell(self, now: bool = True, **facts: Any) -> None:
         """Update status.json: at once, or where `now` is false at most every few seconds."""

@@ -60,6 +60,11 @@ def sentence_data(root: Path, dataset: str) -> Path:
     return root / SENTENCE_DATA[dataset]
 
 
+def hugging_face(root: Path, split: str) -> Path:
+    """What preprocess.py --hf_dataset makes of a Hugging Face data set: annotations and frames of sentences."""
+    return root / "HUGGING_FACE" / split
+
+
 def hearai(root: Path) -> Path:
     """Where data paths of signs with symbols (HearAI's form) start."""
     return root / "HEARAI"
@@ -68,6 +73,11 @@ def hearai(root: Path) -> Path:
 def bundestag(root: Path, split: str) -> Path:
     """Long videos with subtitles, in the Bundestag's form; read as it is."""
     return root / "BUNDESTAG" / split
+
+
+def seen(root: Path, split: str) -> Path:
+    """What frozen nets have seen in the frames of a split: it can be made again, and so removed."""
+    return root / "SEEN" / split
 
 
 def sentences(root: Path, split: str) -> Path:

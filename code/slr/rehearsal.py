@@ -19,8 +19,9 @@ STEPS = 3  # the first one warms up, the others are timed
 def rehearse(task: Task, plan: FitPlan, runtime: Runtime) -> str:
     """The report: parameters, FLOPs of a clip, seconds a step, memory, and the expected time of the whole run."""
     engine.refuse_empty(task)
+    task.keeps = False
     training = engine.start(task, plan, runtime)
-    loader = task.loader("train", train=True)
+    loader = engine.loader_of(task, plan, "train")
     steps = training.steps = math.ceil(len(loader.batch_sampler) / plan.update_per_step)
     loader.batch_sampler.start(loader.batch_sampler.short_first)  # an epoch like most, not one that begins short
     training.model.train()
@@ -65,16 +66,17 @@ def _parameters(task: Task) -> str:
 
 
 def _validated(task: Task, runtime: Runtime, plan: FitPlan) -> str:
-    loader = task.loader("val", train=False)
+    loader = engine.loader_of(task, plan, "val")
+    items = sum(loader.batch_sampler.sizes())
     loader.batch_sampler.start(0)
     batch = task.prepare(next(iter(loader)), train=False)
     task.model.eval()
     started = time.time()
     with torch.no_grad(), runtime.autocast(plan.dtype):
         total, count = task.losses(task.forward(task.model, batch), batch)["loss"]
-    mean = float(total) / count
-    per_clip = (time.time() - started) / count
-    return f"{task.size('val')} clips, about {_span(per_clip * task.size('val'))} an epoch; untrained loss {mean:.3f}"
+    mean = float(total) / max(count, 1)
+    per_clip = (time.time() - started) / len(batch["ids"])
+    return f"{items} clips, about {_span(per_clip * items)} an epoch; untrained loss {mean:.3f}"
 
 
 def _span(seconds: float) -> str:

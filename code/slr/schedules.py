@@ -3,7 +3,9 @@
 A plan answers "which rates at this moment of training", so a run resumed anywhere has the rate it would have had.
 The forms are PyTorch's schedulers of the same names behind a linear warm-up (LinearLR in SequentialLR), see
 Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, for the cosine ones and Smith and Topin 2018,
-https://arxiv.org/abs/1708.07120, for OneCycleLR.
+https://arxiv.org/abs/1708.07120, for OneCycleLR. WarmupHoldDecay has the three states of wav2vec 2.0's fine-tuning
+(Baevski et al. 2020, https://arxiv.org/abs/2006.11477, section 4.3: up, constant, down), with two differences: they
+last so many steps, not shares of the run, and the last one is exponential in ticks, not linear.
 """
 
 import math
@@ -50,7 +52,7 @@ class Plateau:
 
 @dataclass
 class Schedule:
-    """The rates of all parameter groups. `type` is one of PyTorch's names, "WarmOnly", or "constant".
+    """The rates of all parameter groups. `type` is one of PyTorch's names, "WarmOnly", "WarmupHoldDecay" or "constant".
 
     scales: of each group's lowest rate, eta_min or min_lr, as its own rate is scaled (layer decay); absent: 1.
     """
@@ -68,6 +70,9 @@ class Schedule:
     warmup_epochs: int = 0
     warmup_steps: int = 0
     multiply_lr_step: float = 1.0
+    hold_steps: int = 0
+    tick_steps: int = 1
+    decay: float = 1.0
     pct_start: float = 0.3
     div_factor: float = 25.0
     final_div_factor: float = 1e4
@@ -87,6 +92,8 @@ class Schedule:
             return self._one_cycle(done, self.tmax * steps)
         if done < self.warmup_steps:
             return [rate * (done + 1) / self.warmup_steps for rate in self.base]
+        if self.type == "WarmupHoldDecay":
+            return self._ticks(done - self.warmup_steps - self.hold_steps)
         if self.type == "MultiplicativeLR" and not self.warmup_epochs:
             return [rate * self.multiply_lr_step ** (done - self.warmup_steps) for rate in self.base]
         moment = epoch + (step / steps if self.every == "step" else 0.0)
@@ -109,6 +116,13 @@ class Schedule:
         low = 1 / self.div_factor
         start, end = (low, 1.0) if rises else (1.0, low / self.final_div_factor)
         return [rate * (start + (end - start) * turn) for rate in self.base]
+
+    def _ticks(self, behind: int) -> list[float]:
+        """At step `behind` (from 0) after the hold: the rate times decay ^ floor(behind / tick_steps), so the first
+        tick_steps steps still have the whole rate, as in StepLR; not below min_lr, or a rate that is lower already."""
+        factor = self.decay ** (max(behind, 0) // self.tick_steps)
+        return [max(rate * factor, min(rate, self.min_lr * scale))
+                for rate, scale in zip(self.base, self.scales, strict=True)]
 
     def _after_warmup(self, moment: float) -> list[float]:
         if self.type == "CosineAnnealingLR":

@@ -7,11 +7,14 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 TASKS = {"isolated": "slr.tasks.isolated:Isolated", "continuous": "slr.tasks.continuous:Continuous",
-         "translation": "slr.tasks.translation:Translation", "multihead": "slr.tasks.multihead:Multihead"}
+         "translation": "slr.tasks.translation:Translation", "multihead": "slr.tasks.multihead:Multihead",
+         "transcription": "slr.tasks.transcription:Transcription", "pretraining": "slr.tasks.pretraining:Pretraining"}
 # of a set, by task; the last one picks best.pth unless the .ini says otherwise (of signs the loss does)
 METRICS = {"isolated": ("loss", "acc"), "continuous": ("loss", "wer"), "translation": ("loss", "bleu4"),
-           "multihead": ("loss", "exact", "f1")}
-RISING = ("acc", "bleu4", "exact", "f1")  # the higher, the better
+           "multihead": ("loss", "exact", "f1"), "transcription": ("loss", "wer"), "pretraining": ("loss", "accuracy")}
+# So it does of these pre-trainings; contrastive learning's is no guide, for it is lowest where all codes are one.
+BEST_BY_LOSS = ("VideoMAEPretrain", "LanguageDecoder")
+RISING = ("acc", "bleu4", "exact", "f1", "accuracy")  # the higher, the better
 LANDMARK_NETS = ("landmark_extractor", "gcn_extractor")  # extractors that look at no frames
 LENGTHS = 4  # frames of a sentence in training come in multiples of this
 
@@ -39,10 +42,15 @@ class TrainingSection:
     max_epoch: int = key(low=1)
     save_every: int = key(5, low=1)  # epochs between numbered checkpoints
     validate_every: int = key(0, low=0)  # steps between validations inside an epoch; 0: at its end alone
+    save_minutes: float = key(0.0, low=0)  # since the last save, then resume.pth inside an epoch; 0: at its end
+    keep_top: int = key(0, low=0)  # the best so many epochs stay as files beside best.pth
+    limit_train_batches: int = key(0, low=0)  # an epoch is its first so many batches; 0: all
+    limit_val_batches: int = key(0, low=0)  # the same of validation in training; tests see all
     # of validation: picks best.pth
-    best_metric: str = key("auto", choices=("auto", "loss", "acc", "wer", "bleu4", "exact", "f1"))
+    best_metric: str = key("auto", choices=("auto", "loss", "acc", "wer", "bleu4", "exact", "f1", "accuracy"))
     precision: str = key("auto", choices=("auto", "fp32", "bf16", "fp16"))  # auto: bf16 on a GPU that has it
     clip_norm: float = key(0.0, low=0)  # largest gradient norm, 0 = no clipping
+    clip_value: float = key(0.0, low=0)  # or the largest absolute entry of a gradient, 0 = none
     label_smoothing: float = key(0.0, low=0, high=0.999)
     mixup: float = key(0.0, low=0)  # alpha of the Beta distribution, 0 = off
     ema: float = key(0.0, low=0, high=0.99999)  # decay of the weights' moving average, 0 = off
@@ -81,6 +89,91 @@ class ModelSection:
     bn_momentum: float | None = key(None, above=0, high=1)  # None: 0.001 when pretrained, 0.1 from scratch
     frozen_blocks: int | None = key(None, low=0, high=4)  # S3D_CTC: stay as they start; None: 1, from scratch 0
     last_relu: bool | None = key(None)  # S3D_CTC's head: behind its last convolution; None: yes. SLRT's weights: no
+
+
+@dataclass(frozen=True)
+class SpatialSection:
+    """What sees each frame for SpatioTemporal: a DINOv2 that does not train. The sizes are of an untrained one
+    (model_params.pretrained = False); a pretrained one brings its own."""
+
+    dinov2: str = key("facebook/dinov2-base")  # a folder as transformers saves it, or the hub's name
+    width: int = key(768, low=1)
+    layers: int = key(12, low=1)
+    heads: int = key(12, low=1)
+    patch: int = key(14, low=1)  # pixels
+    image: int = key(518, low=1)  # pixels of a side that it has positions for; for others they are interpolated
+    seed: int = key(0, low=0)  # of untrained weights
+    chunk: int = key(32, low=1)  # frames at a time
+    standardise: bool = key(False)  # each of its numbers by mean and deviation over some training clips
+    cache: bool = key(False)  # every frame is seen once, as evaluation has it, and kept on the disk
+
+
+@dataclass(frozen=True)
+class EncoderSection:
+    """What looks at a clip. None: as the model is published, by MODEL."""
+
+    layers: int | None = key(None, low=1)
+    heads: int | None = key(None, low=1)
+    ffn: int | None = key(None, low=1)
+    width: int | None = key(None, low=1)  # of SpatioTemporal it is spatial.width
+    dropout: float = key(0.1, low=0, high=0.999)
+    # VideoMAE and ViViT
+    patch: int = key(16, low=1)  # pixels of a tubelet's sides
+    tubelet: int = key(2, low=1)  # and its frames
+    # SpatioTemporal
+    kernel: int = key(128, low=1)  # frames that the convolution of positions sees
+    groups: int = key(16, low=1)  # of its channels
+    layerdrop: float = key(0.1, low=0, high=0.999)  # how often a layer is skipped in training
+    mask_share: float = key(0.05, low=0, high=1)  # of the frames that SpecAugment masks in training, at most
+    mask_length: int = key(10, low=1)  # frames of a span
+    mask_least: int = key(2, low=0)  # spans of a clip
+
+
+@dataclass(frozen=True)
+class LanguageDecoderSection:
+    """What says the glosses, word by word."""
+
+    width: int = key(256, low=1)
+    layers: int = key(7, low=1)
+    heads: int = key(4, low=1)
+    ffn: int = key(1536, low=1)
+    positions: int = key(1024, low=3)  # tokens of a sentence at most, with its start
+    dropout: float = key(0.1, low=0, high=0.999)
+
+
+@dataclass(frozen=True)
+class TranscriptionSection:
+    """How glosses are learnt and said by the language decoder; of the task `transcription`."""
+
+    smoothing: float = key(0.0, low=0, high=0.999)  # of the cross-entropy in training
+    ctc_weight: float = key(0.0, low=0)  # of the joint CTC on the encoder beside it; 0: there is none
+    beam_width: int = key(5, low=1)  # in tests; validation takes the likeliest word each time
+    length_penalty: float = key(1.0, low=-50, high=50)  # log-probabilities are divided by length to this power
+    max_length: int = key(100, low=2)  # words of a sentence
+
+
+@dataclass(frozen=True)
+class PretrainingSection:
+    """What is learnt without labels; of the task `pretraining`."""
+
+    # SpatioTemporalPretrain: wav2vec 2.0
+    mask_share: float = key(0.3, low=0, high=1)  # of the frames, at most
+    mask_length: int = key(2, low=1)  # frames of a span
+    negatives: int = key(10, low=1)  # other masked frames that a frame is told from
+    code_groups: int = key(2, low=1)
+    codes: int = key(320, low=2)  # of each group
+    code_dim: int = key(256, low=1)  # numbers of a frame's code
+    compare_dim: int = key(256, low=1)  # and of what is compared
+    diversity: float = key(0.1, low=0)  # weight of the loss that keeps all codes in use
+    temperature: float = key(2.0, above=0)  # of the Gumbel softmax, when it begins
+    temperature_end: float = key(0.5, above=0)  # it never falls below
+    temperature_decay: float = key(0.999995, above=0, high=1)  # a factor for every step
+    # VideoMAEPretrain
+    mask_ratio: float = key(0.9, above=0, high=0.999)  # of the tubes
+    decoder_width: int = key(384, low=1)
+    decoder_layers: int = key(4, low=1)
+    decoder_heads: int = key(6, low=1)
+    decoder_ffn: int = key(1536, low=1)
 
 
 @dataclass(frozen=True)
@@ -279,7 +372,7 @@ class SchedulerSection:
     """The learning rate's plan; an absent section is a constant rate."""
 
     type: str = key(choices=("CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ReduceLROnPlateau", "WarmOnly",
-                              "OneCycleLR", "MultiplicativeLR"))
+                              "OneCycleLR", "MultiplicativeLR", "WarmupHoldDecay"))
     tmax: int | None = key(None, low=1)
     t0: int | None = key(None, low=1)
     tmult: int | None = key(None, low=1)
@@ -297,6 +390,9 @@ class SchedulerSection:
     warmup_epochs: int = key(0, low=0)
     warmup_steps: int = key(0, low=0)  # in their place: step k of n has k / n of the rate
     multiply_lr_step: float = key(1.0, above=0, high=2)  # MultiplicativeLR: a factor for every step behind them
+    hold_steps: int = key(0, low=0)  # WarmupHoldDecay: steps behind them that keep the rate
+    tick_steps: int | None = key(None, low=1)  # and then a factor, decay, after every so many steps
+    decay: float = key(1.0, above=0, high=1)
     pct_start: float = key(0.3, above=0, high=0.999)  # OneCycleLR: share of tmax in which the rate rises
     div_factor: float = key(25.0, low=1)  # from its peak, which is the rate, divided by this
     final_div_factor: float = key(1e4, low=1)  # and ends at the start's, divided by this
@@ -316,6 +412,8 @@ class EarlyStoppingSection:
 SECTIONS: dict[str, type] = {
     "experiment": ExperimentSection, "training": TrainingSection, "optimizer": OptimizerSection,
     "model_params": ModelSection, "mamba": MambaSection, "translation": TranslationSection, "data": DataSection,
+    "spatial": SpatialSection, "encoder": EncoderSection, "language_decoder": LanguageDecoderSection,
+    "transcription": TranscriptionSection, "pretraining": PretrainingSection,
     "decoding": DecodingSection, "multihead": MultiheadSection, "augmentations": AugmentationsSection,
     "feature_extractor": ExtractorSection, "transformer": TransformerSection, "heads": HeadsSection,
     "freeze_scheduler": FreezeSection, "scheduler": SchedulerSection, "early_stopping": EarlyStoppingSection,
@@ -323,7 +421,18 @@ SECTIONS: dict[str, type] = {
 # mamba: there for MambaSLR, decoding: for sentences, translation: for their texts, from multihead to freeze_scheduler:
 # for SignTransformer, and only there
 OF_MULTIHEAD = ("multihead", "augmentations", "feature_extractor", "transformer", "heads")
-OPTIONAL = ("mamba", "translation", "decoding", *OF_MULTIHEAD, "freeze_scheduler", "scheduler", "early_stopping")
+# the sections of each model that transcribes, or is pre-trained for it
+OF_WORDS = {"SpatioTemporal": ("spatial", "encoder", "language_decoder", "transcription", "decoding"),
+            "VideoMAE": ("encoder", "language_decoder", "transcription", "decoding"),
+            "ViViT": ("encoder", "language_decoder", "transcription", "decoding"),
+            "SpatioTemporalPretrain": ("spatial", "encoder", "pretraining"),
+            "VideoMAEPretrain": ("encoder", "pretraining"), "LanguageDecoder": ("language_decoder",)}
+# what None stands for in [encoder]
+PUBLISHED_ENCODERS = {"SpatioTemporal": {"layers": 6, "heads": 8, "ffn": 2048},
+                      "VideoMAE": {"layers": 12, "heads": 12, "ffn": 3072, "width": 768},
+                      "ViViT": {"layers": 12, "heads": 12, "ffn": 3072, "width": 768}}
+OPTIONAL = ("mamba", "translation", "spatial", "encoder", "language_decoder", "transcription", "pretraining",
+            "decoding", *OF_MULTIHEAD, "freeze_scheduler", "scheduler", "early_stopping")
 
 # Which keys each plan reads; the others of its section are accepted (old files hold them) and do nothing.
 _WARMUP = {"type", "start_factor", "end_factor", "warmup_epochs", "warmup_steps", "every"}
@@ -335,6 +444,7 @@ SCHEDULER_KEYS = {
     "WarmOnly": _WARMUP,
     "OneCycleLR": {"type", "tmax", "pct_start", "div_factor", "final_div_factor"},
     "MultiplicativeLR": _WARMUP | {"multiply_lr_step"},
+    "WarmupHoldDecay": {"type", "warmup_steps", "hold_steps", "tick_steps", "decay", "min_lr"},
 }
 
 # Keys that the old program knew for a while.

@@ -34,6 +34,7 @@ class Task(ABC):
     table: what the files of a set's figures are called.
     generates: whether validation decodes, too, for figures that are no means over items.
     graphs: the pictures that `report` can draw.
+    keeps: whether it may write into the data folder (a rehearsal must not).
     """
 
     config: Config
@@ -45,6 +46,7 @@ class Task(ABC):
     table: ClassVar[str] = "top-k"
     generates: ClassVar[bool] = False
     graphs: ClassVar[tuple[str, ...]] = ()
+    keeps: bool = True
 
     @classmethod
     @abstractmethod
@@ -88,6 +90,10 @@ class Task(ABC):
         """What `model` (the task's, as the engine has wrapped it) says of a prepared batch, in fp32."""
         return model(batch["inputs"]).float()
 
+    def tick(self, done: int) -> None:
+        """So many steps of the optimiser are done, and the next one begins: for what is annealed."""
+        return None
+
     @abstractmethod
     def losses(self, output: Any, batch: dict[str, Any]) -> Sums:
         """{name: (sum over the items, count)}: a differentiable sum for what trains, a detached one for the rest."""
@@ -100,6 +106,10 @@ class Task(ABC):
         """The figures of the validation set: the means of the losses, and where the task generates those of the
         records; of quick ones the same as of others."""
         return means
+
+    def examples(self, records: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """Of a few of the validation's quick records what a person would like to read after an epoch; [] for none."""
+        return []
 
     def sweep(self) -> list[dict[str, Any]]:
         """Searches, for `use_search`, among which a test lets the validation set choose; none: there is no choice."""

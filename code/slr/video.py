@@ -6,7 +6,8 @@
     frames = source.read(clip, sample_indices(source.length(clip), 32))
 
 A folder of jpg or png images is a video too. The number of frames is the number that decodes: headers lie.
-Nothing seeks: OpenCV's seeking is ten times slower than decoding from the start, and lands on other frames.
+OpenCV's seeking is ten times slower than decoding a clip from its start, and may land on other frames: only what comes
+late in a long video is sought, and only in a file where that was found to be right.
 """
 
 import fcntl
@@ -31,6 +32,8 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in the file's pixels; x1 and y
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".swf", ".gif")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 STORES = ("jpeg", "raw")
+FAR = 1000  # frames: decoding so many takes less than a seek may
+TRIED = (37, 101)  # frames that a seek is tried with
 
 
 class VideoError(Mistake):
@@ -141,7 +144,10 @@ def probe(path: Path | str) -> VideoInfo:
 
 
 def _decoded(path: Path, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """The frames at `wanted` (sorted, each once), BGR: all are grabbed, only these are converted."""
+    """The frames at `wanted` (sorted, each once), BGR: all from the first one on are grabbed, only these are converted.
+
+    What comes late in a video is sought where that is right, else the frames before it are counted.
+    """
     if path.is_dir():
         files = frame_files(path)
         for i in wanted[wanted < len(files)]:
@@ -149,6 +155,9 @@ def _decoded(path: Path, wanted: np.ndarray) -> Iterator[np.ndarray]:
         return
     with _opened(path) as capture:
         position = -1
+        if len(wanted) and wanted[0] >= FAR and _seeks_right(path, *_state(path)):
+            capture.set(_cv2().CAP_PROP_POS_FRAMES, int(wanted[0]))
+            position = int(wanted[0]) - 1
         for i in wanted:
             while position < i:
                 if not capture.grab():
@@ -158,6 +167,36 @@ def _decoded(path: Path, wanted: np.ndarray) -> Iterator[np.ndarray]:
             if not fine:
                 raise VideoError(f"cannot read {path}", f"frame {i} does not decode")
             yield frame
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of change: of another file there the answer is another."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=4096)
+def _seeks_right(path: Path, size: int, changed: int) -> bool:
+    """Whether a seek arrives where counting does: tried with early frames, which must come at an even pace, since a
+    seek goes by time."""
+    cv2, counted, times = _cv2(), dict[int, np.ndarray](), list[float]()
+    with _opened(path) as capture:
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        for i in range(max(TRIED) + 1):
+            if not rate or not capture.grab():
+                return False
+            times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+            if i in TRIED:
+                counted[i] = capture.retrieve()[1]
+        pace = np.arange(len(times)) * 1000 / rate
+        if np.abs(np.array(times) - times[0] - pace).max() > 500 / rate:
+            return False
+        for i, frame in counted.items():
+            capture.set(cv2.CAP_PROP_POS_FRAMES, i)
+            fine, found = capture.read()
+            if not fine or not np.array_equal(found, frame):
+                return False
+    return True
 
 
 def _fitted(frame: np.ndarray, crop: Box | None, short_side: int) -> np.ndarray:

@@ -59,6 +59,18 @@ def test_train_step(tmp_path):
     assert 0 <= written["wait"]["S3D"]["share"] < 1
 
 
+@pytest.mark.slow
+def test_transcription(tmp_path):
+    command = [sys.executable, str(ROOT / "code" / "benchmarks" / "transcription.py"), "--repeats", "1", "--threads",
+               "1", "--frames", "4", "--size", "28", "--width", "16", "--layers", "1", "--heads", "2", "--words", "4",
+               "--json", "out.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(ratios(done.stdout)) == 2 and all(ratio > 0 for ratio in ratios(done.stdout))
+    rows = json.loads((tmp_path / "out.json").read_text())["results"]["transcription"]
+    assert [row["way"] for row in rows] == ["anew", "kept", "whole sentence", "kept keys"]
+
+
 @pytest.mark.parametrize(("words", "found"), [(["--models", "S3E"], "Did you mean S3D"), (["--clock", "sun"], "wall")])
 def test_mistakes(tmp_path, words, found):
     command = [sys.executable, str(ROOT / "code" / "benchmarks" / "train_step.py"), *words]

@@ -1,22 +1,15 @@
-"""Long videos with subtitles: strict rows, what is left out, splits by video, stride before cut, padded batches."""
+"""Long videos with subtitles: strict rows, what is left out, splits by video."""
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from little_videos import level, write_video
+from little_videos import write_video
 
-from slr.datasets import bundestag
-from slr.datasets.bundestag import Sample, read_samples, sample_indices, split
-from slr.datasets.bundestag_clips import SubtitleDataset, padded
+from slr.datasets.bundestag import Sample, read_samples, split
 from slr.errors import Mistake
-from slr.loading import EpochBatches, Key, build_loader
-from slr.transforms import Augment, crop_resize
 
 HEADER = "VideoID,SubtitleLine,StartFrame,EndFrame\n"
 
@@ -128,98 +121,6 @@ def test_shares():
             split(samples(5), shares)
     with pytest.raises(Mistake, match="2 videos are too few for 3 sets"):
         split(samples(2))
-
-
-# --- which frames -------------------------------------------------------------------------------------------
-
-def test_stride_comes_before_the_cut():
-    assert sample_indices(10, 29, num_frames=4, stride=3).tolist() == [13, 16, 19, 22]
-    assert sample_indices(10, 29, num_frames=40, stride=3).tolist() == [10, 13, 16, 19, 22, 25, 28]
-    assert sample_indices(7, 7, num_frames=4, stride=3).tolist() == [7]
-    with pytest.raises(ValueError, match="cannot take"):
-        sample_indices(7, 6, num_frames=4)
-
-
-@given(st.integers(0, 50), st.integers(0, 60), st.integers(1, 20), st.integers(1, 6), st.integers(0, 99))
-def test_indices_are_within_the_subtitle(start, more, most, stride, seed):
-    end = start + more
-    still = sample_indices(start, end, num_frames=most, stride=stride)
-    drawn = sample_indices(start, end, num_frames=most, stride=stride, rng=np.random.default_rng(seed))
-    assert len(still) == min(most, len(range(start, end + 1, stride)))
-    assert len(still) - 1 <= len(drawn) <= len(still)
-    for indices in (still, drawn):
-        assert 1 <= len(indices) and start <= indices[0] and indices[-1] <= end and set(np.diff(indices)) <= {stride}
-
-
-def test_training_sees_every_frame_some_time():
-    rng = np.random.default_rng(0)
-    seen = {int(i) for _ in range(300) for i in sample_indices(3, 22, num_frames=3, stride=2, rng=rng)}
-    assert seen == set(range(3, 23))
-
-
-# --- the data set -------------------------------------------------------------------------------------------
-
-def test_items(place):
-    found = read_samples(place).samples
-    data = SubtitleDataset(found, num_frames=4, frame_size=32, stride=2)
-    assert len(data) == 3 and data.lengths(0) == [4, 4, 1]
-    item = data[Key(0, 1)]
-    assert item["frames"].shape == (4, 32, 32, 3) and item["frames"].dtype == np.uint8
-    assert [level(frame) for frame in item["frames"]] == item["indices"].tolist() == [9, 11, 13, 15]
-    assert (item["ids"], item["texts"], item["lengths"], item["ghost"]) == ("b/5-19", "Danke", 4, False)
-    assert item["draws"].tolist() == [0, 1, 1, 1, 0, 1]
-
-
-def test_whole_frames_are_stretched_in_evaluation(place):
-    """As sentences are: red on the left and blue on the right stay."""
-    sample = read_samples(place).samples[0]
-    frame = SubtitleDataset([sample], num_frames=1, frame_size=32)[Key(0, 0)]["frames"][0]
-    whole = bundestag.probe(sample.file)
-    assert (whole.width, whole.height) == (64, 48)
-    assert frame[:, :2, 0].min() > 150 and frame[:, -2:, 2].min() > 150 and frame[:, :2, 2].max() < 100
-
-
-def test_training_draws_one_crop_and_repeats_itself(place):
-    sample = replace(read_samples(place).samples[0], end=35)
-    augment = Augment(min_scale=0.3, max_aspect=1.3, hflip=0.5, jitter=(0.1, 0.1, 0.1, 0.1))
-    data = SubtitleDataset([sample], num_frames=6, frame_size=32, stride=2, seed=3, augment=augment)
-    items = [data[Key(epoch, 0)] for epoch in range(8)]
-    again = data[Key(5, 0)]
-    assert np.array_equal(again["frames"], items[5]["frames"]) and np.array_equal(again["draws"], items[5]["draws"])
-    assert len({item["indices"].tobytes() for item in items}) > 3
-    assert len({item["frames"][:, :, 0].tobytes() for item in items}) == 8
-    assert {item["lengths"].item() for item in items} == {6} and data.lengths(5) == [len(again["frames"])]
-    for item in items:
-        assert [level(crop_resize([f], (10, 0, 22, 32), 32)[0]) for f in item["frames"]] == item["indices"].tolist()
-
-
-def test_batches_are_padded_to_their_longest(place):
-    found = read_samples(place).samples
-    data = SubtitleDataset(found, num_frames=7, frame_size=16)
-    items = [data[Key(0, i)] for i in range(3)]
-    batch = padded(items, multiple=2)
-    assert batch["frames"].shape == (3, 8, 16, 16, 3) and batch["frames"].dtype == torch.uint8
-    assert batch["lengths"].tolist() == [7, 7, 1] and batch["draws"].shape == (3, 6) and batch["ghost"] is False
-    assert batch["texts"] == [sample.text for sample in found] and batch["indices"][2] == [12]
-    for row, item in zip(batch["frames"], items, strict=True):
-        assert np.array_equal(row[:len(item["frames"])].numpy(), item["frames"]) and not row[len(item["frames"]):].any()
-    assert padded(items[2:])["frames"].shape[1] == 1 and padded(items[:1])["frames"].shape[1] == 7
-
-
-def test_an_epoch_through_the_loader(place):
-    found = read_samples(place).samples
-    data = SubtitleDataset(found, num_frames=5, frame_size=16, augment=Augment())
-    batches = EpochBatches(3, 2, shuffle=True, seed=0, lengths=data.lengths)
-    loader = build_loader(data, batches, workers=0, prefetch=2, pin_memory=False, collate_fn=padded)
-    ids = [name for batch in loader for name in batch["ids"]]
-    assert sorted(ids) == sorted(sample.id for sample in found)
-
-
-def test_a_video_shorter_than_its_header_is_named(place, monkeypatch):
-    monkeypatch.setattr(bundestag, "header_frames", lambda file: 100)
-    late = next(sample for sample in read_samples(place).samples if sample.id == "b/5-20")
-    with pytest.raises(Mistake, match="b.mp4 is too short"):
-        SubtitleDataset([late], num_frames=16, frame_size=16)[Key(0, 0)]
 
 
 def test_shuffled_rows_give_the_same_sets(place):

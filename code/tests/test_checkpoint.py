@@ -64,6 +64,15 @@ def test_newest_goes_by_number(tmp_path):
     assert checkpoint.newest(tmp_path).name == "checkpoint_010.pth"
 
 
+def test_files_of_the_best_epochs_are_no_numbered_ones(tmp_path):
+    names = [checkpoint.top_name(*words) for words in ((12, "wer", 23.4123), (7, "loss", 0.123456), (1000, "acc", 1.0))]
+    assert names == ["top_e012_wer_23.41.pth", "top_e007_loss_0.1235.pth", "top_e1000_acc_1.pth"]
+    for name in (*names, "top_secret.pth", "top_e3.pth", "checkpoint_002.pth"):
+        save(tmp_path / name, epoch=9)
+    assert checkpoint.tops(tmp_path) == dict(sorted(zip(names, (12, 7, 1000), strict=True)))
+    assert list(checkpoint.numbered(tmp_path)) == [2] and checkpoint.newest(tmp_path).name == "checkpoint_002.pth"
+
+
 @pytest.mark.parametrize(("epoch", "chosen"), [(9, "checkpoint_010.pth"), (10, "resume.pth"), (11, "resume.pth")])
 def test_newest_between_resume_and_numbered(tmp_path, epoch, chosen):
     """resume.pth of epoch 10 was saved inside the epoch after checkpoint_010."""
@@ -152,3 +161,15 @@ def test_versions_are_plain_words():
     found = checkpoint.versions()
     assert set(found) == {"python", "torch", "torchvision", "numpy"} and found["numpy"] == np.__version__
     assert all(type(value) is str for value in found.values())
+
+
+@pytest.mark.parametrize(("folder", "command"), [
+    ("demo/S3D_001/checkpoints", "python training.py S3D demo 1"),
+    ("asl100/R(2+1)D_18_000/checkpoints.2", "python training.py 'R(2+1)D_18' asl100 0"),
+    ("demo/S3D_004.1/checkpoints", "python training.py S3D demo 4.1"),
+    ("somewhere/else", "python training.py MODEL SPLIT EXP_NO"),
+])
+def test_a_missing_checkpoint_says_what_trains_it(tmp_path, folder, command):
+    with pytest.raises(Mistake) as caught:
+        checkpoint.load(tmp_path / folder / "best.pth")
+    assert caught.value.do == f"train first: {command}"

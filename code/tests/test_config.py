@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from slr import config as configuration
+from slr.catalogue import MODELS
 from slr.config import SCHEDULER_KEYS, Config, config_from_dict, parse_config, read_config
 from slr.errors import Mistake
 from slr.paths import Experiment
@@ -90,6 +91,18 @@ def test_missing_type_follows_from_the_keys(keys, kind):
     assert config.scheduler.type == kind
     assert any("no type" in notice for notice in config.notices)
     assert ("tmax" in str(config.notices)) == (kind != "CosineAnnealingLR" and "tmax" in keys)
+
+
+def test_a_plan_by_ticks_has_its_own_keys():
+    text = FIVE + ("[scheduler]\ntype = 'WarmupHoldDecay'\nwarmup_steps = 4\nhold_steps = 9\ntick_steps = 2\n"
+                   "decay = 0.9\n")
+    config = parse(text + "min_lr = 1e-6\n")
+    keys = config.scheduler
+    assert (keys.warmup_steps, keys.hold_steps, keys.tick_steps, keys.decay, keys.min_lr) == (4, 9, 2, 0.9, 1e-6)
+    assert parse(config.as_ini()) == config and not config.notices
+    idle = parse(text + "warmup_epochs = 3\nstart_factor = 0.1\nevery = 'step'\n")
+    assert idle.notices == ("[scheduler] WarmupHoldDecay does not use start_factor, warmup_epochs, every",)
+    assert idle.scheduler.warmup_epochs == 0
 
 
 def test_early_stopping_as_a_dict_under_training():
@@ -199,6 +212,8 @@ def test_refusals_name_section_key_and_way_out(old, new, words):
     ("eta_min = 0", ["[scheduler] lacks type"]),
     ("type = 'WarmOnly'\nwarmup_epochs = 3\nstart_factor = 1\nend_factor = 0.5", ["warm-up goes down"]),
     ("type = 'ReduceLROnPlateau'\nfactor = 1", ["scheduler.factor is out of range"]),
+    ("type = 'WarmupHoldDecay'\nhold_steps = 5", ["lacks tick_steps"]),
+    ("type = 'WarmupHoldDecay'\ntick_steps = 5\ndecay = 0", ["scheduler.decay is out of range"]),
 ])
 def test_impossible_schedulers(section, words):
     said = refused(FIVE + "[scheduler]\n" + section + "\n")
@@ -212,6 +227,7 @@ def test_other_impossible_combinations():
     assert "Swin3D_T has no batch-norm" in refused(FIVE, {"model_params.bn_momentum": "0.1"}, "Swin3D_T")
     assert "the sections are" in refused(FIVE, {"trainig.batch_size": "2"})
     assert "there is no section []" in refused(FIVE, {".x": "2"})
+    assert "clipped twice" in refused(FIVE, {"training.clip_norm": "1", "training.clip_value": "0.5"})
 
 
 HEADS = FIVE.replace("drop_p = 0.3", "") + """
@@ -269,6 +285,101 @@ def test_a_multihead_config_fills_in_what_follows():
                          if section == "augmentations" else HEADS.replace("landmarks =", f"{value}\nlandmarks ="), here)
 
 
+RATES = '''
+[training]
+batch_size = 4
+update_per_step = 1
+max_epoch = 2
+[optimizer]
+eps = 1e-8
+backbone_init_lr = 1e-4
+backbone_weight_decay = 0.01
+[experiment]
+task = '''
+OVER_TIME, OVER_TUBES = ("SpatioTemporal", "SpatioTemporalPretrain"), ("VideoMAE", "ViViT", "VideoMAEPretrain")
+
+
+@pytest.mark.parametrize("model", configuration.OF_WORDS)
+def test_published_sizes_and_one_rate_are_filled_in(model):
+    config = parse(RATES + MODELS[model].task, model=model)
+    there = {name for name in (*WORDY, "decoding") if getattr(config, name)}
+    assert there == set(configuration.OF_WORDS[model]) and not config.notices
+    assert config.optimizer.classifier_init_lr == 1e-4 and config.optimizer.classifier_weight_decay == 0.01
+    assert config.model_params.pretrained == (model in OVER_TIME) and config.model_params.drop_p == 0
+    assert config.data.num_frames == MODELS[model].default_frames
+    sizes = config.encoder and (config.encoder.layers, config.encoder.heads, config.encoder.ffn, config.encoder.width)
+    assert sizes == (None if model == "LanguageDecoder" else (6, 8, 2048, 768) if model in OVER_TIME
+                     else (12, 12, 3072, 768))
+    assert config.best_metric == {"VideoMAEPretrain": ("loss", "min"), "LanguageDecoder": ("loss", "min"),
+                                  "SpatioTemporalPretrain": ("accuracy", "max")}.get(model, ("wer", "min"))
+
+
+@pytest.mark.parametrize(("models", "changes", "said"), [
+    (OVER_TUBES, {"data.num_frames": "20", "encoder.tubelet": "8"}, "num_frames is no multiple of encoder.tubelet"),
+    (OVER_TUBES, {"data.num_frames": "18"}, "data.num_frames is no multiple of 4"),
+    (OVER_TUBES, {"data.frame_size": "100"}, "data.frame_size is no multiple of encoder.patch: 100 and 16"),
+    (OVER_TUBES, {"encoder.heads": "5"}, "encoder.width is no multiple of encoder.heads"),
+    (OVER_TIME, {"encoder.heads": "5"}, "spatial.width is no multiple of encoder.heads and encoder.groups"),
+    (OVER_TIME, {"encoder.groups": "7"}, "spatial.width is no multiple of encoder.heads and encoder.groups"),
+    (OVER_TIME, {"model_params.pretrained": "False", "spatial.heads": "7"}, "spatial.width is no multiple of spatial"),
+    (OVER_TIME, {"encoder.width": "384"}, "encoder.width does nothing"),
+    (OVER_TIME, {"encoder.patch": "8"}, "encoder.patch does nothing to SpatioTemporal"),
+    (OVER_TIME, {"encoder.tubelet": "4"}, "encoder.tubelet does nothing"),
+    (OVER_TUBES, {"encoder.kernel": "9"}, "encoder.kernel does nothing"),
+    (OVER_TUBES, {"encoder.layerdrop": "0.0"}, "encoder.layerdrop does nothing"),
+    (("SpatioTemporal", "VideoMAE", "LanguageDecoder"), {"language_decoder.heads": "3"},
+     "language_decoder.width is no multiple of language_decoder.heads"),
+    (OVER_TIME, {"spatial.cache": "True", "data.hflip": "0.5"}, "data.hflip does nothing to frames that are kept"),
+    (OVER_TIME, {"spatial.cache": "True", "data.rand_augment": "9"}, "data.rand_augment does nothing to frames"),
+    (OVER_TIME[1:], {"encoder.mask_share": "0.2"}, "encoder.mask_share does nothing to SpatioTemporalPretrain"),
+    (OVER_TIME[1:], {"pretraining.mask_ratio": "0.5"}, "pretraining.mask_ratio does nothing"),
+    (OVER_TIME[1:], {"pretraining.code_dim": "7"}, "pretraining.code_dim is no multiple of pretraining.code_groups"),
+    (OVER_TIME[1:], {"pretraining.temperature": "0.3"}, "pretraining.temperature rises: from 0.3 to 0.5"),
+    (OVER_TUBES[2:], {"pretraining.codes": "8"}, "pretraining.codes does nothing"),
+    (OVER_TUBES[2:], {"pretraining.decoder_heads": "5"}, "pretraining.decoder_width is no multiple of"),
+    (OVER_TUBES[2:], {"pretraining.mask_ratio": "0.2", "data.frame_size": "32"}, "mask_ratio hides nothing: 0.2 of 4"),
+    (OVER_TUBES[2:], {"pretraining.mask_ratio": "0"}, "pretraining.mask_ratio is out of range"),
+    (configuration.OF_WORDS, {"training.mixup": "0.2"}, "sentences have no training.mixup"),
+    (configuration.OF_WORDS, {"model_params.drop_p": "0.2"}, "model_params.drop_p does nothing"),
+    (configuration.OF_WORDS, {"optimizer.layer_decay": "0.9"}, "optimizer.layer_decay does nothing"),
+    (configuration.OF_WORDS, {"training.channels_last": "'on'"}, "training.channels_last does nothing"),
+    (configuration.OF_WORDS, {"translation.beam_width": "3"}, "[translation] is of Gloss2Text"),
+    (configuration.OF_WORDS, {"multihead.landmarks": "'pose'"}, "[multihead] is of SignTransformer"),
+    (configuration.OF_WORDS, {"training.best_metric": "'acc'"}, "training.best_metric cannot be acc"),
+    (OVER_TUBES[2:], {"training.best_metric": "'accuracy'"}, "training.best_metric cannot be accuracy"),
+    (("SpatioTemporal", "VideoMAE", "ViViT"), {"decoding.beam_width": "3"}, "decoding.beam_width does nothing"),
+    (("LanguageDecoder", *OVER_TUBES), {"model_params.pretrained": "True"}, "there are no such weights"),
+    (("LanguageDecoder",), {"model_params.weights": "a/folder"}, "there are no such weights of LanguageDecoder"),
+    (("LanguageDecoder",), {"data.hflip": "0.5"}, "data.hflip does nothing to LanguageDecoder"),
+    (("LanguageDecoder",), {"data.num_frames": "8"}, "data.num_frames does nothing to LanguageDecoder: 8"),
+    (OVER_TIME, {"spatial.layers": "3"}, "spatial.layers does nothing to SpatioTemporal"),
+    (OVER_TIME, {"spatial.dinov2": "x", "model_params.pretrained": "False"}, "spatial.dinov2 does nothing"),
+    (("SpatioTemporalPretrain", "VideoMAEPretrain", "LanguageDecoder"), {"decoding.fps": "8"}, "[decoding] does noth"),
+    (("LanguageDecoder",), {"encoder.layers": "2"}, "[encoder] does nothing to LanguageDecoder"),
+    (("VideoMAE", "VideoMAEPretrain", "ViViT", "LanguageDecoder"), {"spatial.width": "8"}, "[spatial] does nothing"),
+    (("SpatioTemporal", "VideoMAE", "LanguageDecoder"), {"pretraining.codes": "8"}, "[pretraining] does nothing"),
+    (("SpatioTemporalPretrain", "LanguageDecoder"), {"transcription.smoothing": "0.1"}, "[transcription] does nothing"),
+])
+def test_what_transcription_and_pretraining_cannot_have(models, changes, said):
+    for model in models:
+        assert said in " ".join(refused(RATES + MODELS[model].task, changes, model).split())
+
+
+def test_other_models_have_no_sections_of_words():
+    for name in ("spatial.width", "encoder.layers", "language_decoder.layers", "transcription.smoothing",
+                 "pretraining.codes"):
+        assert f"[{name.partition('.')[0]}] does nothing to S3D" in refused(FIVE, {name: "8" if name[-1] != "g" else
+                                                                                   "0.1"})
+
+
+def test_what_may_be_set_of_words():
+    assert parse(RATES + "transcription", {"model_params.weights": "a/folder"}, "VideoMAE").model_params.weights
+    both = {"model_params.weights": "a/folder", "spatial.cache": "True"}
+    assert parse(RATES + "pretraining", both, "SpatioTemporalPretrain").spatial.cache
+    small = {"model_params.pretrained": "False", "spatial.width": "32", "spatial.heads": "2", "encoder.heads": "2"}
+    assert parse(RATES + "transcription", small, "SpatioTemporal").encoder.width == 32
+
+
 def test_files_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("slr.paths.CONFIGS", tmp_path)
     (tmp_path / "asl100").mkdir()
@@ -320,17 +431,23 @@ def configs(draw) -> Config:
             sections[name] = None
     assume(sections["data"].num_frames >= 5 and sections["data"].frame_size >= 17)
     sections["model_params"] = dataclasses.replace(sections["model_params"], drop_path=None)
+    keys = sections["training"]
+    sections["training"] = dataclasses.replace(keys, clip_value=0.0 if keys.clip_norm else keys.clip_value)
     sentences = "MambaSLR" if sections["mamba"] else "S3D_CTC"
-    names = {"continuous": sentences, "translation": "Sign2Text", "multihead": "SignTransformer"}
-    model = fitting(sections, names.get(sections["experiment"].task, "S3D"))
+    names = {"continuous": [sentences], "translation": ["Sign2Text"], "multihead": ["SignTransformer"]}
+    names |= {task: [name for name, entry in MODELS.items() if entry.task == task] for task in configuration.WORDS}
+    model = fitting(sections, draw(st.sampled_from(names.get(sections["experiment"].task, ["S3D"]))))
     plan = sections["scheduler"]
     if plan:
         idle = {f.name: f.default for f in dataclasses.fields(plan) if f.name not in SCHEDULER_KEYS[plan.type]}
-        needed = {"tmax", "t0", "tmult", "warmup_epochs"} & SCHEDULER_KEYS[plan.type]
+        needed = {"tmax", "t0", "tmult", "warmup_epochs", "tick_steps"} & SCHEDULER_KEYS[plan.type]
         plan = dataclasses.replace(plan, **{k: getattr(plan, k) or 3 for k in needed}, warmup_steps=0)
         plan = dataclasses.replace(plan, start_factor=min(plan.start_factor, plan.end_factor))
         sections["scheduler"] = dataclasses.replace(plan, **idle)
     return Config(model, "asl100", "4", **sections)
+
+
+WORDY = ("spatial", "encoder", "language_decoder", "transcription", "pretraining")
 
 
 def fitting(sections: dict, model: str) -> str:
@@ -340,8 +457,8 @@ def fitting(sections: dict, model: str) -> str:
             sections[section] = dataclasses.replace(sections[section], **keys)
 
     change("data", keypoints="", heatmap="none")
-    metric = configuration.METRICS[sections["experiment"].task][1]
-    if sections["training"].best_metric in ("acc", "wer", "bleu4", "exact", "f1"):
+    metric = "loss" if model == "VideoMAEPretrain" else configuration.METRICS[sections["experiment"].task][-1]
+    if sections["training"].best_metric not in ("auto", "loss"):
         change("training", best_metric=metric)
     if model == "Sign2Text":
         change("translation", heads=2, width=16, freeze_gloss=False, sweep_beams=(1, 3), sweep_penalties=(0.5,))
@@ -359,6 +476,7 @@ def fitting(sections: dict, model: str) -> str:
     if model == "SignTransformer":
         return fit_heads(sections, change)
     sections |= dict.fromkeys((*configuration.OF_MULTIHEAD, "freeze_scheduler"))
+    fit_words(sections, model, change)
     if model == "S3D":
         change("data", frame_stride=1, short_first=0)
         change("model_params", frozen_blocks=None)
@@ -367,13 +485,48 @@ def fitting(sections: dict, model: str) -> str:
     change("training", mixup=0.0, label_smoothing=0.0)
     change("data", num_frames=4 * sections["data"].num_frames, store="video")
     change("scheduler", mode="min")
-    change("early_stopping", metric=("val", metric), mode="max" if metric == "bleu4" else "min")
-    sections["decoding"] = sections["decoding"] or configuration.DecodingSection()
+    change("early_stopping", metric=("val", metric), mode="max" if metric in configuration.RISING else "min")
+    has = "decoding" in configuration.OF_WORDS.get(model, ("decoding",))
+    sections["decoding"] = (sections["decoding"] or configuration.DecodingSection()) if has else None
     return model
+
+
+def fit_words(sections: dict, model: str, change: Callable[..., None]) -> None:
+    """The same of a model that transcribes or is pre-trained for it: its sections are there, sizes come out even, and
+    what would do nothing is at its default; no other model has these sections."""
+    own, sizes = configuration.OF_WORDS.get(model, ()), {"layers": 2, "heads": 2, "ffn": 8, "width": 16}
+    sections |= dict.fromkeys(set(WORDY) - set(own))
+    if not own:
+        return
+    for name in own:
+        sections[name] = sections[name] or configuration.SECTIONS[name]()
+    change("spatial", width=16, heads=2)
+    change("encoder", **sizes, groups=2, patch=8, tubelet=2)
+    change("language_decoder", width=16, heads=2)
+    change("pretraining", code_dim=6, code_groups=2, decoder_width=8, decoder_heads=2, temperature=1.0,
+           temperature_end=0.5, mask_ratio=0.5)
+    change("data", frame_size=32)
+    if sections["spatial"] and sections["spatial"].cache:
+        change("data", hflip=0.0, rand_augment=0.0, erase_p=0.0)
+    if not sections["spatial"]:
+        change("model_params", pretrained=False)
+    if not sections["encoder"]:  # it sees no frames: fitting makes 400 of these
+        change("model_params", weights="")
+        change("data", num_frames=100, frame_size=224)
+    change("model_params", drop_p=0.0, frozen_blocks=None, bn_momentum=None)
+    change("optimizer", layer_decay=1.0)
+    change("training", channels_last="auto")
+    change("decoding", beam_width=configuration.DecodingSection().beam_width)
+    for name in configuration._idle_words(Config(model, "x", "1", **sections)):
+        section, _, item = name.partition(".")
+        default = {f.name: f.default for f in dataclasses.fields(sections[section])}[item]
+        if default is not dataclasses.MISSING:
+            change(section, **{item: default})
 
 
 def fit_heads(sections: dict, change: Callable[..., None]) -> str:
     """The same of a SignTransformer: every section is there, and what would do nothing is not."""
+    sections |= dict.fromkeys(WORDY)
     for name in configuration.OF_MULTIHEAD:
         sections[name] = sections[name] or configuration.SECTIONS[name]()
     idle = {f.name: f.default for f in dataclasses.fields(sections["data"])

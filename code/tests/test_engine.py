@@ -12,7 +12,7 @@ import torch
 from micro import Micro
 from torch import nn
 
-from slr import checkpoint, engine
+from slr import checkpoint, engine, rehearsal
 from slr.config import parse_config
 from slr.engine import FitPlan, Keeper
 from slr.errors import Interrupted, Mistake, NonFinite, NothingToTrainOn, OutOfMemory
@@ -133,6 +133,21 @@ def test_clipping_limits_the_step():
     training.optimizer.step = lambda: norms.append(torch.cat([p.grad.flatten() for p in of.model.parameters()]).norm())
     engine.optimise(training, [next(iter(loader))], [4])
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_clipping_by_value_limits_every_entry():
+    """Of the gradient in its own size, also where small formats scale it."""
+    of, found = task(), []
+    for limit in (0.0, 0.01):
+        training = engine.start(of, plan(clip_value=limit, update_per_step=1), CPU)
+        training.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        loader = of.loader("train", train=True)
+        training.optimizer.step = lambda: found.append(
+            torch.cat([p.grad.flatten() for p in of.model.parameters()]).clone())
+        engine.optimise(training, [next(iter(loader))], [4])
+    whole, clipped = found
+    assert whole.abs().max() > 0.01 > whole.abs().min()
+    assert torch.allclose(clipped, whole.clamp(-0.01, 0.01), atol=1e-7)
 
 
 def test_the_average_follows_the_weights():
@@ -454,6 +469,265 @@ def test_a_second_interrupt_stops_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.name == "SIGINT"
         os.kill(os.getpid(), signal.SIGINT)
+
+
+# --- so many batches, and rates by ticks --------------------------------------------------------------------
+
+def noted(monkeypatch: pytest.MonkeyPatch, what: str = "ids") -> list:
+    """From now on the items of training, or the rates of its steps, are noted in this list."""
+    seen, prepare, optimise = [], Micro.prepare, engine.optimise
+    if what == "ids":
+        monkeypatch.setattr(Micro, "prepare", lambda of, batch, train: seen.extend(batch["ids"] if train else []) or
+                            prepare(of, batch, train))
+        return seen
+
+    def stepping(training, *words):
+        sums = optimise(training, *words)
+        seen.append([group["lr"] for group in training.optimizer.param_groups])
+        return sums
+
+    monkeypatch.setattr(engine, "optimise", stepping)
+    return seen
+
+
+@pytest.mark.parametrize(("batch", "most", "portions", "steps"), [(4, 2, 1, 2), (4, 2, 2, 1), (2, 3, 2, 2),
+                                                                  (4, 9, 2, 2)])
+def test_an_epoch_of_so_many_batches(tmp_path, monkeypatch, batch, most, portions, steps):
+    seen = noted(monkeypatch)
+    of = task(training__batch_size=batch)
+    training, rows = fit(tmp_path, of, plan(update_per_step=portions, limit_train_batches=most))
+    items = min(11, batch * most)
+    assert len(seen) == 3 * items == 3 * training.items and training.steps == steps
+    epochs = [seen[i * items:(i + 1) * items] for i in range(3)]
+    assert all(len(set(epoch)) == items for epoch in epochs)
+    assert (len({frozenset(epoch) for epoch in epochs}) > 1) == (items < 11)
+    assert all(set(row["val"]) == {"loss", "acc"} for row in rows)
+    assert rows[0]["train"]["acc"] * items == pytest.approx(round(rows[0]["train"]["acc"] * items))
+
+
+def test_the_loss_of_a_short_epoch_is_the_mean_over_what_it_saw(tmp_path):
+    of = task(optimizer__backbone_init_lr=0, optimizer__classifier_init_lr=0)
+    _, (row,) = fit(tmp_path, of, plan(epochs=1, limit_train_batches=2))
+    loader = of.loader("train", train=True)
+    batches = list(loader)[:2]
+    points, labels = (torch.cat([b[name] for b in batches]) for name in ("points", "labels"))
+    assert row["train"]["loss"] == pytest.approx(nn.functional.cross_entropy(of.model(points), labels).item(), abs=1e-6)
+
+
+def test_validation_in_training_sees_so_many_batches_and_a_test_all(tmp_path):
+    of = task()
+    _, rows = fit(tmp_path, of, plan(limit_val_batches=1))
+    loader = of.loader("val", train=False)
+    batch = next(iter(loader))
+    loss = nn.functional.cross_entropy(of.model.eval()(batch["points"]), batch["labels"]).item()
+    assert rows[-1]["val"]["loss"] == pytest.approx(loss, abs=1e-6)
+    assert len(engine.evaluate(of, loader, CPU, decode=True)[1]) == 7
+
+
+def test_a_rehearsal_counts_so_many_batches():
+    said = rehearsal.rehearse(task(), plan(limit_train_batches=2, limit_val_batches=1), CPU)
+    assert "training     1 steps an epoch" in said and "validation   4 clips" in said
+    assert "2 steps an epoch" in rehearsal.rehearse(task(), plan(), CPU)
+
+
+TICKS = {"type": "WarmupHoldDecay", "warmup_steps": 2, "hold_steps": 1, "tick_steps": 2, "decay": 0.5, "min_lr": 2e-3}
+
+
+def short_plan(**changes) -> FitPlan:
+    return plan(**{"epochs": 4, "update_per_step": 1, "clip_value": 0.05, "limit_train_batches": 2, "save_every": 2,
+                   "limit_val_batches": 1, "keep_top": 2, "schedule": TICKS, **changes})
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_a_short_epoch_stopped_anywhere_goes_on_with_the_same_rates(tmp_path, monkeypatch, steps):
+    """Two steps an epoch, three files of epochs; the rates are those of the plan at every step."""
+    seen, real = noted(monkeypatch, "rates"), engine.optimise
+    whole = task(**STATEFUL)
+    expected = figures(fit(tmp_path / "whole", whole, short_plan())[1])
+    shares = [1 / 2, 1, 1, 1, 1, 1 / 2, 1 / 2, 1 / 4]
+    assert seen == [pytest.approx([max(0.01 * share, 2e-3)] * 2) for share in shares]
+
+    def interrupted(*words):
+        if len(seen) == 8 + steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*words)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(engine, "optimise", interrupted)
+        fit(tmp_path / "cut", task(**STATEFUL), short_plan())
+    again = task(**STATEFUL)
+    rows = fit(tmp_path / "cut", again, short_plan(), "resume.pth")[1]
+    assert torch.equal(weights(again), weights(whole)) and figures(rows) == expected
+    assert len(seen) == 16 and seen[8:] == seen[:8]
+    names = [sorted(p.name for p in (tmp_path / folder).glob("*.pth")) for folder in ("whole", "cut")]
+    assert names[0] == names[1] and sum(name.startswith("top_e") for name in names[0]) == 2
+
+
+@pytest.mark.parametrize(("most", "anew", "rest"), [(3, False, 3), (0, False, 3), (2, False, 0), (1, True, 4)])
+def test_another_limit_inside_an_epoch(tmp_path, monkeypatch, capsys, most, anew, rest):
+    """Eight clips of an epoch of two batches are through: it goes on where today's epoch reaches as far."""
+    real = engine._validate
+    monkeypatch.setattr(engine, "_validate", lambda *words: os.kill(os.getpid(), signal.SIGTERM) or real(*words))
+    with pytest.raises(Interrupted, match="step 1 of 1"):
+        fit(tmp_path, task(), plan(epochs=1, limit_train_batches=2))
+    monkeypatch.undo()
+    seen = noted(monkeypatch)
+    _, rows = fit(tmp_path, task(), plan(epochs=1, limit_train_batches=most), "resume.pth")
+    assert len(seen) == rest and len(rows) == 1
+    assert ("limit_train_batches changed inside epoch 1: it begins anew" in capsys.readouterr().err) == anew
+
+
+def test_other_batches_of_validation_choose_anew(tmp_path):
+    stopping = {"metric": ("val", "loss"), "mode": "min", "patience": 9, "min_delta": 0.0}
+
+    def how(**changes) -> FitPlan:
+        falling = {"type": "ReduceLROnPlateau", "plateau": Plateau("min", 0.5, 0, 0.2, "rel", 0)}
+        return plan(epochs=2, stopping=stopping, keep_top=1, schedule=falling, **changes)
+
+    fit(tmp_path, task(), how())
+    content = checkpoint.load(tmp_path / "checkpoint_002.pth")
+    training = engine.start(task(), how(limit_val_batches=1), CPU)
+    (note,) = training.load(content, "it")
+    assert "other batches" in note and training.best is training.stopper.best is training.schedule.plateau.best is None
+    assert training.top == [] and training.schedule.reduced == content["resume"]["schedule"]["reduced"]
+    assert engine.start(task(), how(), CPU).load(content, "it") == []
+    alone = engine.start(task({"train": 11, "val": 0}), how(limit_val_batches=1), CPU)
+    assert alone.load(content, "it") == [] and alone.best
+
+
+# --- the best epochs ----------------------------------------------------------------------------------------
+
+def given(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
+    """From now on validation finds these losses, one an epoch."""
+    found = iter(losses)
+    monkeypatch.setattr(engine, "evaluate", lambda *_, **__: ({"loss": next(found), "acc": 0.5}, []))
+
+
+def tops(folder: Path) -> list[str]:
+    return list(checkpoint.tops(folder))
+
+
+def test_the_best_epochs_stay(tmp_path, monkeypatch):
+    """Of equals the earlier; each file holds its epoch's weights and figures."""
+    given(monkeypatch, 5.0, 3.0, 4.0, 3.0, 2.5, 9.0)
+    of, kept, real = task(), {}, engine._end_epoch
+
+    def end(training, *words):
+        kept[training.epoch + 1] = {k: v.clone() for k, v in of.model.state_dict().items()}
+        real(training, *words)
+
+    monkeypatch.setattr(engine, "_end_epoch", end)
+    training, _ = fit(tmp_path, of, plan(epochs=6, keep_top=3))
+    assert tops(tmp_path) == ["top_e002_loss_3.pth", "top_e004_loss_3.pth", "top_e005_loss_2.5.pth"]
+    assert [row["file"] for row in training.top] == [tops(tmp_path)[i] for i in (2, 0, 1)]
+    for name, epoch in checkpoint.tops(tmp_path).items():
+        content = checkpoint.load(tmp_path / name)
+        assert content["epoch"] == epoch and content["weights"] == "raw" and "resume" not in content
+        assert all(torch.equal(v, kept[epoch][k]) for k, v in content["model_state_dict"].items())
+    assert checkpoint.newest(tmp_path).name == "checkpoint_006.pth"
+
+
+def test_the_best_epochs_of_the_average_and_of_rising_metrics(tmp_path):
+    of = task()
+    training, rows = fit(tmp_path, of, plan(epochs=5, ema=0.5, keep_top=2, best=("acc", "max")))
+    order = sorted(rows, key=lambda row: (-row["val"]["acc"], row["val"]["loss"]))[:2]
+    assert sorted(checkpoint.tops(tmp_path).values()) == sorted(row["epoch"] for row in order)
+    for row in order:
+        (name,) = (name for name, epoch in checkpoint.tops(tmp_path).items() if epoch == row["epoch"])
+        content = checkpoint.load(tmp_path / name)
+        assert content["weights"] == row["weights"] and content["metrics"]["val"] == row["val"]
+
+
+def test_the_best_epochs_after_a_kill(tmp_path, monkeypatch):
+    """Killed behind the new file, and behind the checkpoint: neither more nor fewer files than without it."""
+    losses = (5.0, 4.0, 3.0, 2.0)
+    for spot, left in (("save", 3), ("drop", 3)):
+        folder, real = tmp_path / spot, getattr(Keeper, spot)
+
+        def dying(keeper, name, *words, real=real, spot=spot, **options):
+            if (spot == "save" and name == "checkpoint_003.pth") or (spot == "drop" and name.startswith("top_e001")):
+                raise KeyboardInterrupt
+            return real(keeper, name, *words, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            given(patch, *losses)
+            patch.setattr(Keeper, spot, dying)
+            fit(folder, task(), plan(epochs=4, keep_top=2, save_every=1))
+        assert len(tops(folder)) == left
+        last = checkpoint.newest(folder)
+        with monkeypatch.context() as patch:
+            given(patch, *losses[checkpoint.load(last)["epoch"]:])
+            fit(folder, task(), plan(epochs=4, keep_top=2, save_every=1), last.name)
+        assert tops(folder) == ["top_e003_loss_3.pth", "top_e004_loss_2.pth"]
+
+
+def test_the_best_epochs_of_a_run_that_goes_on_otherwise(tmp_path, monkeypatch):
+    """From an earlier checkpoint, with fewer files, with one lost, with none, by another metric, from before there
+    were such files."""
+    given(monkeypatch, 5.0, 4.0, 3.0, 6.0, 7.0, 8.0, 9.0, 9.0)
+    fit(tmp_path, task(), plan(epochs=3, keep_top=2, save_every=1))
+    fit(tmp_path, task(), plan(epochs=2, keep_top=2), "checkpoint_002.pth")  # epoch 3 was not, epoch 1's file is gone
+    assert tops(tmp_path) == ["top_e002_loss_4.pth"]
+    fit(tmp_path, task(), plan(epochs=4, keep_top=2), "checkpoint_002.pth")
+    assert tops(tmp_path) == ["top_e002_loss_4.pth", "top_e003_loss_6.pth"]
+    fit(tmp_path, task(), plan(epochs=4, keep_top=1), "checkpoint_004.pth")
+    assert tops(tmp_path) == ["top_e002_loss_4.pth"]
+    fit(tmp_path, task(), plan(epochs=5), "checkpoint_004.pth")  # 0: off, and nothing goes
+    assert tops(tmp_path) == ["top_e002_loss_4.pth"]
+    training = engine.start(task(), plan(epochs=6, keep_top=1, best=("acc", "max")), CPU)
+    content = checkpoint.load(tmp_path / "checkpoint_005.pth")
+    assert "top_*.pth of before stay" in training.load(content, "it")[0] and training.top == []
+    del content["resume"]["top"], content["resume"]["limit_val_batches"]
+    checkpoint.save(tmp_path / "checkpoint_005.pth", content)
+    training, _ = fit(tmp_path, task(), plan(epochs=6, keep_top=1), "checkpoint_005.pth")
+    assert tops(tmp_path) == ["top_e002_loss_4.pth", "top_e006_loss_9.pth"] and len(training.top) == 1
+
+
+def test_without_validation_no_epoch_is_better(tmp_path):
+    fit(tmp_path, task({"train": 11, "val": 0}), plan(keep_top=2))
+    assert tops(tmp_path) == []
+
+
+# --- saved by the clock -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("steps", range(2, 9))
+def test_a_crash_loses_no_more_than_since_the_last_save(tmp_path, uninterrupted, monkeypatch, steps):
+    """With a save after every step it goes on at the one that crashed, and ends as if nothing had been."""
+    real, done = engine.optimise, []
+
+    def crashing(*words):
+        done.append(1)
+        if len(done) == steps:
+            raise ZeroDivisionError
+        return real(*words)
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(engine, "optimise", crashing)
+        fit(tmp_path, task(**STATEFUL), full_plan(save_minutes=1e-9))
+    last = checkpoint.newest(tmp_path)
+    content = checkpoint.load(last)
+    assert 2 * content["resume"]["epoch"] + content["resume"]["step"] == steps - 1
+    again = task(**STATEFUL)
+    rows = fit(tmp_path, again, full_plan(save_minutes=1e-9), last.name)[1]
+    assert torch.equal(weights(again), uninterrupted[0]) and figures(rows) == uninterrupted[1]
+    assert not (tmp_path / "resume.pth").exists()
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [(0, []), (1, [1, 2, 3]), (2, [2]), (3, [3]), (4, [])])
+def test_so_many_minutes_after_the_last_save(tmp_path, monkeypatch, minutes, steps):
+    """Three steps an epoch of a minute each; the end of an epoch saves as well."""
+    now, places, optimise, place = [0.0], [], engine.optimise, engine._save_place
+
+    def slow(*words):
+        now[0] += 60.0
+        return optimise(*words)
+
+    monkeypatch.setattr(engine.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(engine, "optimise", slow)
+    monkeypatch.setattr(engine, "_save_place", lambda training, *words: places.append(training.step) or
+                        place(training, *words))
+    fit(tmp_path, task(), plan(epochs=2, update_per_step=1, save_minutes=minutes))
+    assert places == 2 * steps
 
 
 # --- short number formats on a CPU --------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from slr.errors import Mistake
-from slr.models.language_decoder import CROSS, LanguageDecoder, Layer, shifted_loss
+from slr.models.language_decoder import CROSS, LanguageDecoder, Layer, token_loss
 from slr.search import beam_search
 from slr.text import WordVocabulary
 
@@ -17,6 +17,11 @@ NAN = float("nan")
 WIDTH, VOCABULARY, START, END = 16, 11, 1, 2
 LENGTHS = torch.tensor([3, 6, 2, 1])
 SIZES = {"width": WIDTH, "layers": 2, "heads": 2, "ffn": 24, "positions": 9, "drop_p": 0.0}
+
+
+def shifted_loss(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row t of the logits is about token t + 1."""
+    return token_loss(logits[:, :-1], tokens[:, 1:])
 
 
 def small(cross_attention: bool = True) -> LanguageDecoder:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from slr import loading
 from slr.errors import Mistake
 from slr.loading import EpochBatches, Key, build_loader, collate
+from slr.runtime import generator
 
 
 def batches(rank: int, world: int, items: int, size: int, *, shuffle=True, epoch=0, done=0, pairs=False) -> list:
@@ -51,6 +52,41 @@ def test_resumed_it_hands_out_the_rest(items, size, world, data):
     done = data.draw(st.integers(0, -(-items // size)))
     for rank in range(world):
         assert batches(rank, world, items, size, done=done) == batches(rank, world, items, size)[done:]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 3), st.integers(1, 12), st.booleans(), st.data())
+def test_a_limited_epoch_is_the_first_batches(items, size, world, most, shuffle, data):
+    """On every process as many, also where a stopped epoch goes on."""
+    done = data.draw(st.integers(0, min(most, -(-items // size))))
+    for rank in range(world):
+        sampler = EpochBatches(items, size, shuffle=shuffle, seed=7, rank=rank, world=world)
+        whole, sizes, origin = batches(rank, world, items, size, shuffle=shuffle, epoch=2), sampler.sizes(), \
+            sampler.origin()
+        sampler.limit(most)
+        sampler.start(2, done)
+        assert list(sampler) == whole[done:most] and sampler.sizes() == sizes[:most]
+        assert len(sampler) == len(sizes[:most]) and sampler.origin() == origin
+
+
+def test_a_limited_epoch_is_no_choice_by_length():
+    """Other items every epoch, also while short ones come first; then items of one length are brought together."""
+    seen = []
+    for epoch in range(4):
+        limited = of_lengths(short_first=2)
+        limited.limit(2)
+        limited.start(epoch)
+        items = [key.item for batch in limited for key in batch]
+        drawn = generator(3, epoch, "order").permutation(40)[:16]
+        assert sorted(items) == sorted(drawn.tolist()) and limited.sizes() == [8, 8]
+        lengths = [limited.lengths(epoch)[item] for item in items]
+        assert (lengths == sorted(lengths)) == (epoch < 2)
+        seen.append(frozenset(items))
+    assert len(set(seen)) == 4
+    assert limited.origin() != of_lengths(short_first=2).origin()  # the order is another one
+    ordered = EpochBatches(40, 8, shuffle=False, seed=3, lengths=of_lengths().lengths)
+    ordered.limit(2)
+    assert sorted(key.item for batch in ordered for key in batch) == list(range(16))
 
 
 def test_order_depends_on_epoch_and_seed_only():

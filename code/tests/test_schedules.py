@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as torch_schedules
 
@@ -209,6 +209,40 @@ def test_a_factor_for_every_step_behind_epochs_of_warm_up():
     assert plan.rates(1, 3, 4) == pytest.approx([0.75 * rate for rate in BASE])
     assert plan.rates(2, 0, 4) == pytest.approx(BASE)
     assert plan.rates(3, 1, 4) == pytest.approx([rate * 0.9 ** 5 for rate in BASE])
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(1, 5), st.sampled_from([0.5, 0.97, 1.0]), st.integers(1, 9),
+       st.sampled_from([0.0, 5e-4]))
+def test_warm_up_hold_and_ticks(warm, hold, tick, decay, steps, lowest):
+    """Against a loop of LambdaLR; whatever the steps of an epoch, and in a schedule that a checkpoint has brought."""
+    def factor(done: int) -> float:
+        if done < warm:
+            return (done + 1) / warm
+        fallen = 1.0
+        for _ in range(max(done - warm - hold, 0) // tick):
+            fallen *= decay
+        return fallen
+
+    theirs = torch_rates(lambda o: torch_schedules.LambdaLR(o, factor))
+    theirs = [[max(rate, lowest) if done >= warm else rate for rate in row] for done, row in enumerate(theirs)]
+    keys = {"warmup_steps": warm, "hold_steps": hold, "tick_steps": tick, "decay": decay, "min_lr": lowest}
+    resumed = Schedule(BASE, "WarmupHoldDecay", **keys)
+    resumed.load_state_dict(Schedule(BASE, "WarmupHoldDecay", **keys).state_dict())
+    for plan in (Schedule(BASE, "WarmupHoldDecay", **keys), resumed):
+        assert close(by_steps(plan, EPOCHS, steps)[:EPOCHS], theirs)
+
+
+def test_ticks_alone_are_steps_of_pytorch():
+    theirs = torch_rates(lambda o: torch_schedules.StepLR(o, 7, 0.6))
+    assert close(by_steps(Schedule(BASE, "WarmupHoldDecay", tick_steps=7, decay=0.6), 10, 4), theirs)
+
+
+def test_the_lowest_rate_of_ticks_decays_with_the_layers_and_raises_none():
+    plan = Schedule([1e-3, 2.5e-4, 0.0, 1e-6], "WarmupHoldDecay", tick_steps=1, decay=0.1, min_lr=4e-4,
+                    scales=[1.0, 0.25, 1.0, 1.0])
+    assert plan.rates(0) == [1e-3, 2.5e-4, 0.0, 1e-6]
+    assert plan.rates(5) == pytest.approx([4e-4, 1e-4, 0.0, 1e-6]) == plan.rates(10 ** 6)
 
 
 # --- freezing -----------------------------------------------------------------------------------------------

@@ -244,6 +244,43 @@ def test_killed_once(bench, whole, event):
     ends_as(bench, whole)
 
 
+SHORT = micro.FULL.replace("batch_size = 4\nupdate_per_step = 2", "batch_size = 3\nupdate_per_step = 1").replace(
+    "clip_norm = 0.5", """clip_value = 0.05
+keep_top = 2
+save_minutes = 1e-9
+limit_train_batches = 3
+limit_val_batches = 1""")
+TICKS = """[scheduler]
+type = 'WarmupHoldDecay'
+warmup_steps = 2
+hold_steps = 3
+tick_steps = 2
+decay = 0.5
+"""
+SHORT = SHORT[:SHORT.index("[scheduler]")] + TICKS + SHORT[SHORT.index("[early_stopping]"):]
+
+
+def test_killed_again_and_again_with_saves_by_the_clock(bench):
+    """Steps, epochs of so many batches, rates by ticks, the best epochs' files: as without the kills."""
+    words, rng = ["S3D", "little", "1", "-c", bench.ini(SHORT), "-na"], random.Random(7)
+    whole = Bench(bench.folder / "whole", Path(bench.env["SLR_DATA"]))
+    whole.folder.mkdir()
+    whole.run(*words)
+    rates = [row["lr"]["backbone"] for row in whole.log("001")]  # of the last of an epoch's three steps
+    assert rates == pytest.approx([1e-2, 1e-2, 5e-3, 1.25e-3]) and whole.status("001")["steps"] == 3
+    while bench.count < 60:
+        child = bench.start(*words, "-r", kill=rng.randrange(40, 110))
+        if child.wait() == 0:
+            break
+        assert child.process.exitcode == -signal.SIGKILL, child.said()
+    assert bench.count > 2 and figures(bench.log("001")) == figures(whole.log("001"))
+    folders = [one.folder_of("001") / "checkpoints" for one in (bench, whole)]
+    names = [sorted(p.name for p in folder.iterdir()) for folder in folders]
+    assert names[0] == names[1] and len(checkpoint.tops(folders[0])) == 2
+    for name in names[0]:
+        assert same(bench.load("001", name), whole.load("001", name)), name
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_again_and_again(bench, whole, seed):
     words, rng = ["S3D", "little", "1", "-c", bench.ini(micro.FULL), "-na", "-r"], random.Random(seed)
@@ -570,7 +607,8 @@ def test_two_processes_equal_one(bench):
 def test_two_processes_interrupted_by_a_signal_to_one(bench):
     """All leave after the same step; resumed they end where one process ends. Uneven batches, mixup, accumulation."""
     ini = micro.FULL.replace("drop_p = 0.3", "drop_p = 0.0").replace("max_epoch = 4", "max_epoch = 3").replace(
-        "mode = 'min'\npatience = 3", "mode = 'min'\npatience = 9")
+        "mode = 'min'\npatience = 3", "mode = 'min'\npatience = 9").replace(
+        "save_every = 2", "save_every = 2\nsave_minutes = 1e-9\nkeep_top = 1")
     words = ["S3D", "little", "1", "-c", bench.ini(ini), "-na", "--no_wandb"]
     script, env = str(CODE / "tests" / "micro.py"), {"SLR_RUNS": str(bench.folder / "two")}
     runner = bench.torchrun(script, *words, MICRO_FAIL="slow", **env)
@@ -590,6 +628,8 @@ def test_two_processes_interrupted_by_a_signal_to_one(bench):
     said = runner.communicate(timeout=200)[0]
     assert runner.returncode == 0, said
     one, two = bench.log("001"), read_log(status.parent / "log.jsonl")
+    tops = checkpoint.tops(bench.folder_of("001") / "checkpoints")
+    assert len(tops) == 1 and list(checkpoint.tops(status.parent / "checkpoints").values()) == list(tops.values())
     assert [row["epoch"] for row in two] == [1, 2, 3]
     for a, b in zip(one, two, strict=True):
         assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], abs=1e-5)

@@ -50,10 +50,11 @@ def test_every_checkpoint_folder_has_its_own_last_one(runs):
 
 def test_never_the_only_checkpoint_nor_resume_nor_a_stranger(runs, capsys):
     only = fill(runs / "demo" / "S3D_001" / "checkpoints", "checkpoint_005.pth")
-    other = fill(runs / "demo" / "S3D_002" / "checkpoints", "resume.pth", "checkpoint_005.pth", "mine.pth")
+    other = fill(runs / "demo" / "S3D_002" / "checkpoints", "resume.pth", "checkpoint_005.pth", "mine.pth",
+                 "top_e003_wer_23.41.pth")
     assert utils.main(["-da"]) == 0
     assert names(only) == ["checkpoint_005.pth"]
-    assert names(other) == ["checkpoint_005.pth", "mine.pth", "resume.pth"]
+    assert names(other) == ["checkpoint_005.pth", "mine.pth", "resume.pth", "top_e003_wer_23.41.pth"]
     assert "0 bytes freed" in capsys.readouterr().out
 
 

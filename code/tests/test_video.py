@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from little_videos import grey_frames, level, write_video
 
+from slr import video as video_module
 from slr.errors import Mistake
 from slr.video import (
     FrameStore,
@@ -119,6 +120,30 @@ def test_crop_and_short_side(video):
     assert read_frames(video, [3], short_side=100).shape == (1, 48, 64, 3)
     with pytest.raises(ValueError, match="outside"):
         read_frames(video, [3], (64, 0, 80, 48))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mp4v"), ("a.avi", "MJPG")])
+@pytest.mark.parametrize("right", [None, False])
+def test_what_comes_late_is_the_same_sought_or_counted(tmp_path, monkeypatch, name, codec, right):
+    path = write_video(tmp_path / name, 300, codec=codec)
+    whole = read_frames(path, range(300))
+    monkeypatch.setattr(video_module, "FAR", 110)
+    sought = []
+    if right is None:
+        seeks = video_module._seeks_right
+        monkeypatch.setattr(video_module, "_seeks_right", lambda *file: sought.append(seeks(*file)) or sought[-1])
+    else:
+        monkeypatch.setattr(video_module, "_seeks_right", lambda *file: False)
+    for indices in ([109], [110], [299, 140, 140], range(200, 300, 7), [5, 250]):
+        assert np.array_equal(read_frames(path, indices), whole[list(indices)])
+    assert sought == ([True] * 3 if right is None else [])
+    with pytest.raises(VideoError, match="too short"):
+        read_frames(path, [299, 300])
+
+
+def test_a_short_or_odd_video_is_not_sought(tmp_path):
+    state = video_module._state(write_video(tmp_path / "a.mp4", 60))
+    assert not video_module._seeks_right(tmp_path / "a.mp4", *state)
 
 
 def test_wrong_indices(video):

@@ -1,8 +1,7 @@
-"""Long videos with their subtitles, in the Bundestag's form: the reader, who trains, and which frames are looked at.
+"""Long videos with their subtitles, in the Bundestag's form: the reader, and who trains.
 
     found = read_samples(paths.bundestag(root, "bundestag"))        # .samples, .left_out
     sets = split(found.samples, seed=42)                            # {"train": […], "val": […], "test": […]}, by video
-    indices = sample_indices(sample.start, sample.end, num_frames=40, stride=2)
 
 <folder>/metadata.csv             VideoID, SubtitleLine, StartFrame, EndFrame: a text and its first and last frame
 <folder>/videos/<VideoID>.mp4     frames are counted from 0, and the last one is the sample's too
@@ -233,21 +232,3 @@ def _counts(videos: int, shares: Sequence[float]) -> list[int]:
     largest = int(np.argmax(shares))
     counts[largest] -= sum(counts) - videos
     return counts
-
-
-def sample_indices(start: int, end: int, *, num_frames: int, stride: int = 1,
-                   rng: np.random.Generator | None = None) -> np.ndarray:
-    """Numbers (T,) of the frames to look at, T <= num_frames: every `stride`-th of frames `start` to `end`, of which
-    those in the middle are taken where they are too many. With `rng` the first and the cut are drawn.
-
-    Returns:
-        int64, rising by `stride`.
-    """
-    if num_frames < 1 or stride < 1 or end < start:
-        raise ValueError(f"cannot take {num_frames} frames at a stride of {stride} from {start} to {end}")
-    length = end - start + 1
-    phase = int(rng.integers(min(stride, length))) if rng else 0
-    indices = np.arange(start + phase, end + 1, stride, dtype=np.int64)
-    spare = max(0, len(indices) - num_frames)
-    first = int(rng.integers(spare + 1)) if rng else spare // 2
-    return indices[first:first + num_frames]

@@ -1,7 +1,7 @@
 """Sentences as a torch data set: frames in, uint8 clips of different lengths out, packed into batches."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,13 @@ def train_indices(num_frames: int, most: int, every: int, multiple: int, least: 
     return np.sort(np.concatenate([indices, rng.choice(indices, count - len(indices))]))
 
 
+def window_indices(num_frames: int, most: int, every: int, rng: np.random.Generator) -> np.ndarray:
+    """(T,) every `every`-th frame from a random first one on; of more than `most` so many neighbours, from anywhere."""
+    indices = np.arange(int(rng.integers(min(every, num_frames))), num_frames, every)
+    first = int(rng.integers(max(0, len(indices) - most) + 1))
+    return indices[first:first + most]
+
+
 def on_frame(box: Box, side: int, height: int, width: int) -> Box:
     """A box of a square with this side, on a frame that is stretched to that square."""
     x0, y0, x1, y1 = box
@@ -60,8 +67,9 @@ def on_frame(box: Box, side: int, height: int, width: int) -> Box:
 
 
 class SentenceDataset(Dataset):
-    """Items {ids, frames (T, S, S, 3) uint8, lengths, indices (T,), targets (U,), needed, reference, draws (6,)} for
-    `Key(epoch, item)`; with `keypoints` also points (T, K, 3) float32, in pixels of the frames as the model sees them.
+    """Items {ids, frames (T, S, S, 3) uint8, lengths, indices (T,), targets (U,), needed, reference, draws (6,), epoch}
+    for `Key(epoch, item)`; with `keypoints` also points (T, K, 3) float32, in pixels of the frames as the model sees
+    them.
 
     `indices` are the numbers of the frames; `targets` those of the glosses, 0 for one that `numbers` lacks; `needed`
     the time steps that these take; `reference` the words to score against.
@@ -73,12 +81,12 @@ class SentenceDataset(Dataset):
     def __init__(self, sentences: Sequence[Sentence], numbers: Mapping[str, int], *, num_frames: int, frame_size: int,
                  frame_stride: int = 1, stride: int = 1, multiple: int = 1, seed: int = 0, eval_resize: float = 1.0,
                  augment: Augment | None = None, jitter_frames: bool = False, recipe: Recipe = UNCHANGED,
-                 keypoints: Keypoints | None = None):
+                 keypoints: Keypoints | None = None, windows: bool = False):
         self.sentences, self.numbers, self.seed = list(sentences), numbers, seed
         self.num_frames, self.frame_size, self.frame_stride = num_frames, frame_size, frame_stride
         self.stride, self.multiple, self.eval_resize = stride, multiple, eval_resize
         self.augment, self.jitter_frames = augment, jitter_frames and augment is not None
-        self.recipe, self.keypoints = recipe, keypoints
+        self.recipe, self.keypoints, self.windows = recipe, keypoints, windows
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -91,25 +99,34 @@ class SentenceDataset(Dataset):
         box = self._box(images[0], rng)
         draws = draw(rng, self.augment) if self.augment else no_draw()
         changes = draw_changes(rng, self.frame_size, self.recipe)
-        words = sentence.gloss if sentence.reference is None else sentence.reference
-        item = {"ids": sentence.id, "set": sentence.set, "indices": indices, "lengths": np.int64(len(indices)),
-                "frames": changes.of_frames(crop_resize(images, box, self.frame_size)),
-                "needed": np.int64(steps_needed(sentence.gloss)), "reference": list(words), "draws": draws,
-                "targets": [self.numbers.get(gloss, 0) for gloss in sentence.gloss], "ghost": key.ghost}
+        item = {**self.about(key, indices), "draws": draws,
+                "frames": changes.of_frames(crop_resize(images, box, self.frame_size))}
         if self.keypoints:
             points = self.keypoints.at(sentence, indices, *images[0].shape[:2])
             points = changes.of_points(on_crop(points, box, self.frame_size), self.frame_size)
             item["points"] = mirrored(points, self.frame_size) if draws[0] > 0.5 else points
         return item
 
+    def about(self, key: Key, indices: np.ndarray) -> dict[str, Any]:
+        """What an item holds beside its frames and their draws."""
+        sentence = self.sentences[key.item]
+        words = sentence.gloss if sentence.reference is None else sentence.reference
+        return {"ids": sentence.id, "set": sentence.set, "indices": indices, "lengths": np.int64(len(indices)),
+                "needed": np.int64(steps_needed(sentence.gloss)), "reference": list(words),
+                "targets": [self.numbers.get(gloss, 0) for gloss in sentence.gloss], "epoch": np.int64(key.epoch),
+                "ghost": key.ghost}
+
     def lengths(self, epoch: int) -> list[int]:
         """How many frames each item has in this epoch."""
         return [len(self.indices(sentence, generator(self.seed, epoch, sentence.id))) for sentence in self.sentences]
 
     def indices(self, sentence: Sentence, rng: np.random.Generator) -> np.ndarray:
-        """The frames to look at, 0-based: in training never fewer than the sentence's glosses need."""
+        """The frames to look at, 0-based: in training never fewer than the sentence's glosses need, or with `windows`
+        neighbours, at their own pace."""
         if not self.jitter_frames:
             return eval_indices(sentence.num_frames, self.num_frames, self.frame_stride)
+        if self.windows:
+            return window_indices(sentence.num_frames, self.num_frames, self.frame_stride, rng)
         least = self.stride * steps_needed(sentence.gloss)
         return train_indices(sentence.num_frames, self.num_frames, self.frame_stride, self.multiple, least, rng)
 
@@ -122,6 +139,23 @@ class SentenceDataset(Dataset):
         else:
             box = center_box(side, side, self.eval_resize)
         return on_frame(box, side, height, width)
+
+
+class SeenDataset(SentenceDataset):
+    """The same with what a frozen net has seen in the frames, `features` (T, C) float32, in their place.
+
+    seen: all that it saw in a sentence, (frames, C): so the frames are those of evaluation, whatever trains.
+    """
+
+    def __init__(self, sentences: Sequence[Sentence], numbers: Mapping[str, int],
+                 seen: Callable[[Sentence], np.ndarray], **options: Any):
+        super().__init__(sentences, numbers, **options)
+        self.seen = seen
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        sentence = self.sentences[key.item]
+        indices = self.indices(sentence, generator(self.seed, key.epoch, sentence.id))
+        return {**self.about(key, indices), "features": self.seen(sentence)[indices]}
 
 
 RAGGED = ("frames", "points", "features")  # a row for every frame, or time step

@@ -327,7 +327,7 @@ def read_images(sentence: Sentence, indices: Sequence[int] | np.ndarray) -> list
     if wanted.ndim != 1 or not len(wanted) or wanted.min() < 0 or wanted.max() >= sentence.num_frames:
         raise ValueError(f"{sentence.id} has frames 0 to {sentence.num_frames - 1}, asked for {indices!r}"[:200])
     if frames.kind == "video":
-        return list(read_video(sentence.path, wanted))
+        return list(read_video(sentence.path, frames.first + wanted))
     asked = wanted.tolist()
     distinct = {i: decode(_data(sentence, frames, i), str(sentence.path / frames.name(i))) for i in set(asked)}
     return [distinct[i] for i in asked]

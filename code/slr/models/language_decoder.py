@@ -2,7 +2,7 @@
 
     decoder = LanguageDecoder(1297)                                 # 9.8 M parameters
     logits = decoder(vectors, lengths, tokens)                      # (N, S, 256), (N,), (N, T) -> (N, T, V)
-    total, count = shifted_loss(logits, tokens)                     # tokens begin with the start, and end in the end
+    total, count = token_loss(logits[:, :-1], tokens[:, 1:])        # tokens begin with the start, and end in the end
     best = search.beam_search([decoder.decoder(vectors, lengths)], len(vectors), start=1, end=2, width=5)
 
     model = LanguageDecoder(1297, cross_attention=False)            # 8.0 M parameters
@@ -28,13 +28,13 @@ from slr.models.translator import PAD, Translator
 CROSS = (".cross_norm.", ".cross.")  # in the names of what a language model does not have
 
 
-def shifted_loss(logits: Tensor, tokens: Tensor, pad: int = PAD) -> tuple[Tensor, Tensor]:
-    """(Sum of -ln p of each token but the first, given those before it; how many they are), padding left out.
+def token_loss(logits: Tensor, wanted: Tensor, pad: int = PAD) -> tuple[Tensor, Tensor]:
+    """(Sum of -ln p of each wanted token, how many they are), padding left out.
 
-    logits (N, T, V) of tokens (N, T): row t is about token t + 1. Float32, whatever the logits are.
+    logits (N, T, V) about wanted (N, T), the tokens that follow those that were read. Float32, whatever the logits are.
     """
-    wanted = tokens[:, 1:].to(logits.device)
-    total = cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted.flatten(), ignore_index=pad, reduction="sum")
+    wanted = wanted.to(logits.device)
+    total = cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=pad, reduction="sum")
     return total, (wanted != pad).sum()
 
 

@@ -16,7 +16,6 @@ from slr.errors import Mistake
 from slr.loading import EpochBatches, build_loader, worker_count
 from slr.losses import ctc
 from slr.metrics import wer
-from slr.metrics.cleanup import CLEANUPS
 from slr.models import classifier
 from slr.models.classifier import Classifier, TwoParts, load_backbone
 from slr.models.sentence import SentenceModel, init_from
@@ -51,7 +50,7 @@ class Continuous(Task):
         self.black = False  # frames and heatmaps tell nothing: what can be guessed from their number alone?
         self.root = paths.data_root(config.data.root)
         self.entry, self.split, self.decoding = MODELS[config.model], config.split, config.decoding
-        self.cleanup, self._stride = _cleanup(config), cast(int, model.stride)
+        self.cleanup, self._stride = starting.cleanup(config), cast(int, model.stride)
         self.numbers = {gloss: number for number, gloss in enumerate(classes) if number}
         self._sentences: dict[str, list[Sentence]] = {}
         self._left_out: dict[str, str] = {}
@@ -263,14 +262,6 @@ class Continuous(Task):
             [found[key] for key in known], list(known.values()), folder, name, cleanup=self.cleanup,
             split=self.config.split, fps=self.decoding.fps,
             title=f"{self.config.model} on {self.config.split}, {name}", **options)
-
-
-def _cleanup(config: Config) -> str:
-    """Whose rules clean the glosses that are scored."""
-    assert config.decoding
-    if config.decoding.cleanup != "auto":
-        return config.decoding.cleanup
-    return config.split if config.split in CLEANUPS else "none"
 
 
 def _ctc(log_probs: torch.Tensor, steps: torch.Tensor, targets: list[list[int]], rows: list[int]) -> torch.Tensor:

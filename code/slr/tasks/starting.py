@@ -8,6 +8,7 @@ from slr.augment import UNCHANGED, Recipe
 from slr.catalogue import MODELS
 from slr.config import Config, DataSection
 from slr.errors import Mistake
+from slr.metrics.cleanup import CLEANUPS
 from slr.models.classifier import TwoParts, parameter_groups
 from slr.models.weights import kinetics_file
 from slr.paths import Experiment
@@ -62,6 +63,14 @@ def momentum(config: Config) -> float | None:
     if keys.bn_momentum is not None or own is None:
         return keys.bn_momentum
     return own if keys.pretrained or keys.weights else 0.1
+
+
+def cleanup(config: Config) -> str:
+    """Whose rules clean the glosses that are scored."""
+    assert config.decoding
+    if config.decoding.cleanup != "auto":
+        return config.decoding.cleanup
+    return config.split if config.split in CLEANUPS else "none"
 
 
 def recipe(data: DataSection, train: bool) -> Recipe:
