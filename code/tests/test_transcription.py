@@ -5,6 +5,8 @@ import json
 import math
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from slr import checkpoint, engine, paths
 from slr.catalogue import MODELS
 from slr.config import parse_config
 from slr.datasets import sentences
+from slr.datasets.footage import SeenCache
 from slr.errors import Interrupted, Mistake
 from slr.logbook import Logbook, read_log
 from slr.metrics import transcripts, wer
@@ -169,14 +172,17 @@ def test_what_is_kept_of_frames_is_what_is_seen_of_them(data):
 
 
 def test_several_processes_share_the_looking(monkeypatch):
-    """Each sees its share, whatever another has seen meanwhile: nothing is left out."""
+    """Each sees its share, whatever another has seen meanwhile: nothing is left out, and nothing seen twice."""
     tasks = [a_task("SpatioTemporal", spatial__cache=True, spatial__seed=7) for _ in range(2)]
-    found = tasks[0].sentences("train")
+    found, added = tasks[0].sentences("train"), list[str]()
+    real, barrier = SeenCache.add, threading.Barrier(2)
+    monkeypatch.setattr(type(CPU), "wait", lambda self: barrier.wait(timeout=60))
+    monkeypatch.setattr(SeenCache, "add", lambda self, one, seen: (added.append(one.id), real(self, one, seen)))
     for rank, task in enumerate(tasks):
         task.runtime = replace(task.runtime, rank=rank, world=2)
-        monkeypatch.setattr(type(task.runtime), "wait", lambda self: None)
-        task._fill_cache(found, "train")  # the second finds the first one's files
-    assert tasks[0].cache.missing(found) == []
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda task: task._fill_cache(found, "train"), tasks))
+    assert sorted(added) == sorted(sentence.id for sentence in found) and tasks[0].cache.missing(found) == []
 
 
 def test_black_frames_are_as_many_and_tell_nothing():
@@ -265,7 +271,7 @@ class Parrot(torch.nn.Module):
 
     def __init__(self, inner: Transcriber, said: dict[int, list[int]]):
         super().__init__()
-        self.inner, self.said = inner, said
+        self.inner, self.said, self.decoder = inner, said, inner.decoder
 
     def forward(self, inputs, lengths, tokens, rngs=None):
         said = self.inner(inputs, lengths, tokens, rngs)
@@ -319,7 +325,7 @@ def test_no_sentence_is_longer_than_it_may_be():
     task = stirred(a_task("VideoMAE", transcription__max_length=3))
     with torch.no_grad():
         task.model.decoder.embedding.weight[task.tokenizer.end] = 0  # it would never end
-    assert {len(row["hypothesis"]) for row in evaluated(task, "val")[1]} <= {0, 1, 2}
+    assert {len(row["hypothesis"]) for row in evaluated(task, "val")[1]} <= {0, 1, 2, 3}
     long = stirred(a_task("VideoMAE"))
     assert max(len(row["hypothesis"]) for row in evaluated(long, "val")[1]) <= 15  # language_decoder.positions
 
