@@ -275,8 +275,12 @@ def convert_hugging_face(root: Path, split: str, args: argparse.Namespace) -> Pa
     if args.hf_dataset:
         if not args.replace:
             hugging_face.guard(paths.sentences(root, split), split, args.limit)
-        hugging_face.convert(args.hf_dataset, root, split, progress=sys.stderr.isatty(), limit=args.limit,
-                             replace=args.replace)
+        try:
+            hugging_face.convert(args.hf_dataset, root, split, progress=sys.stderr.isatty(), limit=args.limit,
+                                 replace=args.replace)
+        except OSError as error:
+            raise Mistake(f"{paths.shown(place)} cannot be written", error.strerror or str(error),
+                          "make room; the same command goes on") from error
         print(hugging_face.summary(place, args.verbose))
     hugging_face.check_whole(place)
     return place

@@ -46,7 +46,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     partial.add_argument("-bg", "--bar_graph", action="store_true", help="precision, recall and F1 of each class")
     partial.add_argument("-cm", "--confusion_matrix", action="store_true")
     partial.add_argument("-hm", "--heatmap", action="store_true")
-    partial.add_argument("-al", "--alignment", action="store_true", help="of a few sentences: glosses over frames")
+    partial.add_argument("-al", "--alignment", action="store_true",
+                         help="of a few sentences: glosses over frames; of VideoMAEPretrain: hidden tubes")
     partial.add_argument("-dy", "--display", action="store_true", help="show the graphs (without a display: save them)")
     compare = modes.add_parser("compare", help="the paired test of two runs on the same clips or sentences")
     compare.add_argument("runs", nargs=2, metavar="RUN",
@@ -387,6 +388,9 @@ def _predictions(run: str) -> Path:
     for candidate in (path, *(place / name for place in (path, path / "results") for name in names)):
         if candidate.is_file():
             return candidate
+    results = [file for place in (path, path / "results") if (file := place / "best_val_loss.json").is_file()]
+    if results and '"objective"' in results[0].read_text(encoding="utf-8", errors="replace"):
+        raise Mistake("runs of pre-training are not compared", shown(path), "compare runs that start from them")
     raise Mistake("this run has no predictions", shown(path), "run testing.py full for it first")
 
 

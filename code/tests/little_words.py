@@ -1,14 +1,20 @@
 """Tiny experiments of transcription and its pre-training, on `little_footage`: each trains in seconds on a CPU."""
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import training
 
 from slr import checkpoint, engine
 from slr.catalogue import MODELS
 from slr.config import parse_config
+from slr.errors import Interrupted
 from slr.logbook import Logbook
 from slr.paths import Experiment
 from slr.runtime import Runtime
@@ -120,6 +126,22 @@ def saved(task: Any, path: Path) -> Path:
 def as_trained(file: Path) -> Trained:
     """What testing.py makes of a checkpoint's file."""
     return find_trained(None, None, None, file)
+
+
+@contextmanager
+def interrupted(step: int) -> Iterator[None]:
+    """The training within is asked to leave when its `step`-th step (from 1) begins, and does."""
+    real, done = engine.optimise, list[int]()
+
+    def optimise(*given: Any) -> Any:
+        done.append(1)
+        if len(done) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        patched.setattr(engine, "optimise", optimise)
+        yield
 
 
 def fit(task: Any, folder: Path, load: str = "") -> engine.Fit:

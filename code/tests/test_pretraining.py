@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import os
-import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +11,12 @@ import little_footage
 import numpy as np
 import pytest
 import torch
-from little_words import a_task, as_trained, batches, evaluated, fit, kept, learn, saved, still
+from little_words import a_task, as_trained, batches, evaluated, fit, interrupted, kept, learn, saved, still
 from PIL import Image
 
-from slr import checkpoint, engine, paths
+from slr import checkpoint, paths
 from slr.datasets import sentences
-from slr.errors import Interrupted, Mistake
+from slr.errors import Mistake
 from slr.logbook import read_log
 from slr.models.video_mae import cut, split
 from slr.tasks import pretraining_report, reconstruction_pictures
@@ -226,18 +224,8 @@ def test_temperature_and_weights_are_the_same_after_a_resume(place, monkeypatch)
     first, second = ([2 * 0.9 ** done for done in steps] for steps in ((0, 1), (2, 3)))
     for row, steps in zip(rows, (first, second), strict=True):
         assert min(steps) <= row["train"]["temperature"] <= max(steps)  # a mean over masked frames
-    real, done = engine.optimise, list[int]()
-
-    def interrupted(*given):
-        done.append(1)
-        if len(done) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*given)
-
-    monkeypatch.setattr(engine, "optimise", interrupted)
-    with pytest.raises(Interrupted):
+    with interrupted(3):
         fit(a_task(CONTRAST, **changes), place / "parts")
-    monkeypatch.setattr(engine, "optimise", real)
     fit(a_task(CONTRAST, seed=8, **changes), place / "parts", "resume.pth")
     one, other = (checkpoint.load(place / part / "checkpoint_002.pth")["model_state_dict"]
                   for part in ("whole", "parts"))

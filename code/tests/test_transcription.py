@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import os
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,14 +11,28 @@ from pathlib import Path
 import little_footage
 import pytest
 import torch
-from little_words import CPU, SMALL, a_task, as_trained, batches, config_of, evaluated, fit, kept, learn, saved, still
+from little_words import (
+    CPU,
+    SMALL,
+    a_task,
+    as_trained,
+    batches,
+    config_of,
+    evaluated,
+    fit,
+    interrupted,
+    kept,
+    learn,
+    saved,
+    still,
+)
 
-from slr import checkpoint, engine, paths
+from slr import checkpoint, paths
 from slr.catalogue import MODELS
 from slr.config import parse_config
 from slr.datasets import sentences
 from slr.datasets.footage import SeenCache
-from slr.errors import Interrupted, Mistake
+from slr.errors import Mistake
 from slr.logbook import Logbook, read_log
 from slr.metrics import transcripts, wer
 from slr.models.language_decoder import LanguageDecoder
@@ -446,18 +458,8 @@ def test_resume_is_bit_identical_and_keeps_its_samples(place, monkeypatch):
     """Interrupted in the second step of the second epoch, behind a validation: dropout, masks, clips that change."""
     changes = {"transcription__ctc_weight": 0.5, "spatial__cache": True, "training__validate_every": 1}
     fit(a_task("SpatioTemporal", **changes), place / "whole")
-    real, steps = engine.optimise, list[int]()
-
-    def interrupted(*given):
-        steps.append(1)
-        if len(steps) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*given)
-
-    monkeypatch.setattr(engine, "optimise", interrupted)
-    with pytest.raises(Interrupted, match="epoch 2, step 2 of 2|interrupted by SIGTERM"):
+    with interrupted(4):
         fit(a_task("SpatioTemporal", **changes), place / "parts")
-    monkeypatch.setattr(engine, "optimise", real)
     fit(a_task("SpatioTemporal", meta=kept(a_task("SpatioTemporal", **changes))["meta"], seed=8, **changes),
         place / "parts", "resume.pth")
     for name in ("checkpoint_002.pth", "best.pth"):

@@ -19,6 +19,7 @@ import training
 from inis import OPTIMIZER
 from little_mbart import SIZES, little_mbart
 from little_videos import write_video
+from little_words import fit, kept
 from torch import nn
 
 from slr import checkpoint, engine, paths, plots
@@ -186,24 +187,6 @@ def gloss2text(seed: int = 3, ini: str = GLOSS2TEXT, meta: dict[str, Any] | None
 
 def sign2text(seed: int = 3, ini: str = SIGN2TEXT, meta: dict[str, Any] | None = None, **changes: Any) -> SignToText:
     return cast(SignToText, build_task(config_of(ini, "Sign2Text", changes), Runtime.start("cpu", seed), meta))
-
-
-def kept(task: Any) -> dict[str, Any]:
-    """What training.py puts into a checkpoint of this task."""
-    config = task.config
-    return {"model": config.model, "split": config.split, "task": config.experiment.task, "meta": task.meta(),
-            "config": config.as_dict(), "metrics": {}, "model_state_dict": task.model.state_dict()}
-
-
-def fit(task: Any, folder: Path, load: str = "") -> engine.Fit:
-    """Train as the task's config says, into `folder`, from its checkpoint `load` on."""
-    plan = training.plan_of(task.config, task.runtime)
-    going = engine.start(task, plan, task.runtime)
-    if load:
-        going.load(checkpoint.load(folder / load), load)
-    book = Logbook(folder, plan.epochs)
-    book.keep_until(going.epoch)
-    return engine.fit(going, book, engine.Keeper(folder, kept(task)))
 
 
 def batches(task: Any, part: str, train: bool = False) -> list[dict[str, Any]]:

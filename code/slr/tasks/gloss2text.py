@@ -19,8 +19,9 @@ from slr.models.sign2text import Gloss2Text, Source
 from slr.models.translator import Translator
 from slr.paths import shown
 from slr.runtime import Runtime
-from slr.task import Sums, Task
+from slr.task import Sums
 from slr.tasks import starting, translation_report, translators
+from slr.tasks.sets import OnSets
 from slr.tasks.speech import Speech, languages
 
 
@@ -32,7 +33,7 @@ class Output(NamedTuple):
     source: Source
 
 
-class GlossToText(Task):
+class GlossToText(OnSets):
     """Batches are those of `translations.glosses_in_rows`. `classes` are the glosses by number, 0 is for others."""
 
     passes: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -44,6 +45,7 @@ class GlossToText(Task):
     def __init__(self, config: Config, runtime: Runtime, model: Gloss2Text, classes: list[str], speech: Speech,
                  translator: dict[str, Any]):
         assert config.translation
+        super().__init__()
         self.config, self.runtime, self.classes, self.speech = config, runtime, classes, speech
         self.split, self.root = config.split, paths.data_root(config.data.root)
         self.numbers = {gloss: number for number, gloss in enumerate(classes) if number}
@@ -52,8 +54,6 @@ class GlossToText(Task):
         self.model: Gloss2Text = model.to(runtime.device)
         self.friends: list[GlossToText] = []  # an ensemble's others
         self._dealt: int | None = None  # the seed of whose glosses an item is given, where not its own
-        self._sentences: dict[str, list[Sentence]] = {}
-        self._left_out: dict[str, str] = {}
 
     @classmethod
     def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "GlossToText":
@@ -96,25 +96,11 @@ class GlossToText(Task):
 
     # --- data -----------------------------------------------------------------------------------------------
 
-    def sentences(self, part: str) -> list[Sentence]:
-        """The sentences of a set that have glosses and a text, read once."""
-        if part not in self._sentences:
-            found = sentences.load_sentences(self.root, self.split, part)
-            reasons = {s.id: "no gloss" if not s.gloss else "" if s.text else "no text" for s in found}
-            if part == "train":
-                self._left_out |= {name: why for name, why in reasons.items() if why}
-            self._sentences[part] = [s for s in found if not reasons[s.id]]
-        return self._sentences[part]
-
-    def left_out(self) -> dict[str, str]:
-        self.sentences("train")
-        return self._left_out
-
-    def keep_first_items(self, first: int) -> None:
-        self._sentences["train"] = self._sentences["val"] = self.sentences("train")[:first]
-
-    def size(self, part: str) -> int:
-        return len(self.sentences(part))
+    def read(self, part: str) -> tuple[list[Sentence], dict[str, str]]:
+        """The sentences of a set that have glosses and a text."""
+        found = sentences.load_sentences(self.root, self.split, part)
+        reasons = {s.id: "no gloss" if not s.gloss else "no text" for s in found if not (s.gloss and s.text)}
+        return [s for s in found if s.id not in reasons], reasons
 
     def loader(self, part: str, train: bool) -> Any:
         data, seed = self.config.data, self.config.experiment.seed

@@ -18,8 +18,9 @@ from slr.datasets.sentences import Sentence
 from slr.loading import EpochBatches, Key, build_loader, collate
 from slr.models.language_decoder import LanguageDecoder, token_loss
 from slr.runtime import Runtime
-from slr.task import Sums, Task
+from slr.task import Sums
 from slr.tasks import on_clips, pretraining_report, starting, transcription
+from slr.tasks.sets import OnSets
 from slr.tasks.transcription import Tokenizer, decoder_of, numbers_of, sizes_of
 from slr.text import SPECIALS, WordVocabulary, tokenizer_from
 
@@ -45,18 +46,17 @@ class GlossRows(Dataset):
         return [len(sentence.gloss) for sentence in self.found]
 
 
-class LanguageModel(Task):
+class LanguageModel(OnSets):
     """The model is a `LanguageDecoder` without cross-attention."""
 
     headline: ClassVar[tuple[str, float]] = ("accuracy", 100.0)
     table: ClassVar[str] = "language"
 
     def __init__(self, config: Config, runtime: Runtime, model: LanguageDecoder, tokenizer: Tokenizer):
+        super().__init__()
         self.config, self.runtime, self.split = config, runtime, config.split
         self.root, self.tokenizer, self.numbers = paths.data_root(config.data.root), tokenizer, numbers_of(tokenizer)
         self.model: LanguageDecoder = model.to(runtime.device)
-        self._sets: dict[str, list[Sentence]] = {}
-        self._left_out: dict[str, str] = {}
 
     @classmethod
     def build(cls, config: Config, runtime: Runtime, meta: dict[str, Any] | None = None) -> "LanguageModel":
@@ -83,26 +83,17 @@ class LanguageModel(Task):
 
     # --- data -----------------------------------------------------------------------------------------------
 
-    def sentences(self, part: str) -> list[Sentence]:
+    def read(self, part: str) -> tuple[list[Sentence], dict[str, str]]:
         """Those that have glosses, and not too many."""
-        if part not in self._sets:
-            found, most = footage.load(self.root, self.split, part), self.model.positions - 1
-            reasons = {s.id: "no gloss" if not s.gloss else f"{len(s.gloss)} glosses are more than "
-                       "language_decoder.positions allows" if len(s.gloss) > most else "" for s in found}
-            if part == "train":
-                self._left_out = {name: why for name, why in reasons.items() if why}
-            self._sets[part] = [s for s in found if not reasons[s.id]]
-        return self._sets[part]
+        found = footage.load(self.root, self.split, part)
+        reasons = {s.id: why for s in found if (why := self._useless(s))}
+        return [s for s in found if s.id not in reasons], reasons
 
-    def left_out(self) -> dict[str, str]:
-        self.sentences("train")
-        return self._left_out
-
-    def keep_first_items(self, first: int) -> None:
-        self._sets["train"] = self._sets["val"] = self.sentences("train")[:first]
-
-    def size(self, part: str) -> int:
-        return len(self.sentences(part))
+    def _useless(self, sentence: Sentence) -> str:
+        if not sentence.gloss:
+            return "no gloss"
+        many = len(sentence.gloss) > self.model.positions - 1
+        return f"{len(sentence.gloss)} glosses are more than language_decoder.positions allows" if many else ""
 
     def loader(self, part: str, train: bool) -> Any:
         dataset, keys = GlossRows(self.sentences(part), self.numbers), self.config

@@ -27,8 +27,8 @@ from slr.models.masked import Frames
 from slr.models.spatio_temporal import Spans, SpatialNet
 from slr.paths import shown
 from slr.runtime import Runtime, generator
-from slr.task import Task
 from slr.tasks import spatial, starting
+from slr.tasks.sets import OnSets
 from slr.transforms import Augment, to_input
 
 Content = dict[str, Any]
@@ -36,7 +36,7 @@ MEASURED = 100  # training clips whose features' mean and deviation are taken
 MASKS = "mask"  # what the random numbers of an item's masks are called, so that they are not those of its frames
 
 
-class OnClips(Task):
+class OnClips(OnSets):
     """Batches are those of `sentence_clips.packed`; `prepare` adds inputs, which are (N, 3, T, S, S) normalised, or
     with `eye` what that sees of them, (N, T, C); and `rngs`, a generator an item for what is masked.
 
@@ -47,6 +47,7 @@ class OnClips(Task):
 
     def __init__(self, config: Config, runtime: Runtime, model: nn.Module, eye: SpatialNet | None,
                  seen_by: dict[str, Any] | None):
+        super().__init__()
         self.config, self.runtime, self.split = config, runtime, config.split
         self.root, self.entry = paths.data_root(config.data.root), MODELS[config.model]
         self.model = model.to(runtime.device)
@@ -54,8 +55,6 @@ class OnClips(Task):
         self.seen_by = seen_by
         self.numbers = {}
         self.black = False
-        self._sets: dict[str, list[Sentence]] = {}
-        self._left_out: dict[str, str] = {}
         self._standard: tuple[Tensor, Tensor] | None = None
 
     # --- data -----------------------------------------------------------------------------------------------
@@ -65,15 +64,13 @@ class OnClips(Task):
         """Frames of the shortest clip that the model can look at."""
         return self.config.encoder.tubelet if self.config.encoder and not self.config.spatial else 1
 
-    def sentences(self, part: str) -> list[Sentence]:
-        """The clips of a set, read once; of the training set those that something can be learnt from."""
-        if part not in self._sets:
-            found = footage.load(self.root, self.split, part)
-            reasons = {s.id: self.useless(s) for s in found} if part == "train" else {}
-            if part == "train":
-                self._left_out = footage.left_out(self.root, self.split) | {k: why for k, why in reasons.items() if why}
-            self._sets[part] = [s for s in found if not reasons.get(s.id)]
-        return self._sets[part]
+    def read(self, part: str) -> tuple[list[Sentence], dict[str, str]]:
+        """All clips of a set; of the training set those that something can be learnt from."""
+        found = footage.load(self.root, self.split, part)
+        if part != "train":
+            return found, {}
+        reasons = {s.id: why for s in found if (why := self.useless(s))}
+        return [s for s in found if s.id not in reasons], footage.left_out(self.root, self.split) | reasons
 
     def useless(self, sentence: Sentence) -> str:
         """Why nothing can be learnt from a clip; "" where it can."""
@@ -82,16 +79,6 @@ class OnClips(Task):
         if sentence_clips.longest(sentence.num_frames, sentence.num_frames, self.config.data.frame_stride) < self.least:
             return f"{sentence.num_frames} frames are too few"
         return ""
-
-    def left_out(self) -> dict[str, str]:
-        self.sentences("train")
-        return self._left_out
-
-    def keep_first_items(self, first: int) -> None:
-        self._sets["train"] = self._sets["val"] = self.sentences("train")[:first]
-
-    def size(self, part: str) -> int:
-        return len(self.sentences(part))
 
     def dataset(self, found: list[Sentence], train: bool) -> SentenceDataset:
         """These clips as training, or else as evaluation looks at them."""

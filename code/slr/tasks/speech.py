@@ -37,6 +37,15 @@ def cleaned(sentence: str, language: str) -> str:
     return text.clean(half, language)
 
 
+def in_and_out(rows: Sequence[Sequence[int]], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:
+    """tokens_in (N, T), the start and a row's tokens, which a decoder is given, and tokens_out (N, T), the tokens and
+    the end, which it is to say."""
+    start, end = tokenizer.start, tokenizer.end
+    both = {"tokens_in": [[start, *row] for row in rows], "tokens_out": [[*row, end] for row in rows]}
+    return {name: pad_sequence([torch.tensor(row) for row in held], batch_first=True, padding_value=tokenizer.pad)
+            .to(device, non_blocking=True) for name, held in both.items()}
+
+
 class Speech:
     """`tokenizer` as in slr.text; `language` of the text. The search can be changed by `use`."""
 
@@ -69,12 +78,7 @@ class Speech:
     # --- training -------------------------------------------------------------------------------------------
 
     def targets(self, tokens: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-        """tokens_in (N, T), which the decoder is given, and tokens_out (N, T), which it is to say."""
-        start, end = self.tokenizer.start, self.tokenizer.end
-        rows = {"tokens_in": [[start, *row] for row in tokens], "tokens_out": [[*row, end] for row in tokens]}
-        return {name: pad_sequence([torch.tensor(row) for row in held], batch_first=True,
-                                   padding_value=self.tokenizer.pad).to(device, non_blocking=True)
-                for name, held in rows.items()}
+        return in_and_out(tokens, self.tokenizer, device)
 
     def loss(self, logits: Tensor, targets: Tensor, smoothed: bool) -> tuple[Tensor, int]:
         """(Sum over the items, their number); in evaluation without smoothing."""

@@ -24,6 +24,7 @@ from slr.runtime import Runtime
 from slr.task import Sums
 from slr.tasks import on_clips, starting, transcription_report
 from slr.tasks.on_clips import OnClips
+from slr.tasks.speech import in_and_out
 from slr.text import WordVocabulary, tokenizer_from
 
 LANGUAGE_MODEL = "LanguageDecoder"
@@ -229,11 +230,7 @@ def words_of(config: Config, spoken: dict[str, Any] | None) -> Tokenizer:
 def targets(rows: Sequence[Sequence[int]], tokenizer: Tokenizer, device: torch.device) -> dict[str, Tensor]:
     """tokens_in (N, U), the start and the words, and tokens_out (N, U), the words and the end; a 0 among the rows is a
     word that the tokenizer lacks."""
-    known = [[number or tokenizer.unknown for number in row] for row in rows]
-    both = {"tokens_in": [[tokenizer.start, *row] for row in known],
-            "tokens_out": [[*row, tokenizer.end] for row in known]}
-    return {name: pad_sequence([torch.tensor(row) for row in held], batch_first=True, padding_value=tokenizer.pad)
-            .to(device, non_blocking=True) for name, held in both.items()}
+    return in_and_out([[number or tokenizer.unknown for number in row] for row in rows], tokenizer, device)
 
 
 # --- the decoder ----------------------------------------------------------------------------------------------
