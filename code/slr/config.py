@@ -580,6 +580,9 @@ def _check_words(config: Config, source: str) -> None:
         name, value = next(iter(idle.items()))
         raise Mistake(f"{source}: {name} does nothing to {config.model}", repr(value), "leave the key out")
     _check_cache(config, source)
+    if (said := config.transcription) and said.ctc_share and not said.ctc_weight:
+        raise Mistake(f"{source}: transcription.ctc_share gives a part to a CTC that does not learn",
+                      f"{said.ctc_share}, and ctc_weight = 0", "set ctc_weight too, or leave ctc_share out")
     keys = config.pretraining
     if keys and keys.temperature_end > keys.temperature:
         raise Mistake(f"{source}: pretraining.temperature rises", f"from {keys.temperature} to {keys.temperature_end}",

@@ -263,6 +263,63 @@ def _ranked(beams: _Beams, lm: LanguageModel | None, classes: int) -> list[list[
     return lists
 
 
+# --- a label at a time --------------------------------------------------------------------------------------
+
+class Prefixes:
+    """CTC as what continues a labelling, for `slr.search`: p(next label | labels so far), exactly, or p(their end).
+
+    A prefix's probability is that of all labellings which begin with it, so it is the sum of its extensions' and of the
+    labelling's own: Graves et al. 2006, section 3.2; as the half of a joint search Watanabe et al. 2017,
+    https://doi.org/10.1109/JSTSP.2017.2763455, algorithm 2.
+
+    `end` is the class that says so, whose own probabilities are not looked at; the blank never comes. Every time step
+    is taken to be a whole distribution.
+    """
+
+    def __init__(self, log_probs: Tensor, lengths: Tensor, end: int):
+        """log_probs (N, T, K), lengths (N,): a row an item. Raises Mistake as `beam_search` does."""
+        self.frames, self.end = _frames(log_probs, lengths).double(), end
+        blank = self.frames.new_zeros(len(self.frames), self.frames.shape[1] + 1)
+        blank[:, 1:] = self.frames[:, :, BLANK].cumsum(1)
+        # (R, T + 1) paths of the prefix after each time step, which end in a blank, and in its last label.
+        self.blank, self.label = blank, torch.full_like(blank, NEVER)
+        self.total = blank.new_zeros(len(blank))  # (R,) of the prefix
+        self.last: Tensor | None = None  # (R,) the last label; None: the prefixes are empty
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """tokens (R,), what each row goes on with, at first whatever it starts with -> (R, K)."""
+        if self.last is None:
+            self.last = torch.zeros_like(tokens)  # no label is the blank
+        else:
+            self._append(tokens)
+        either = torch.logaddexp(self.blank, self.label)
+        before = either[:, :-1, None].expand_as(self.frames).clone()
+        again = self.last[:, None, None].expand(-1, before.shape[1], 1)
+        before.scatter_(2, again, self.blank[:, :-1, None])
+        longer = (before + self.frames).logsumexp(1) if before.shape[1] else self.frames.new_full(
+            (len(tokens), self.frames.shape[2]), NEVER)
+        longer[:, BLANK], longer[:, self.end] = NEVER, either[:, -1]
+        # A prefix that cannot be has no extensions; a sum of parts may be above the whole by its rounding.
+        return (longer - self.total[:, None]).nan_to_num(nan=NEVER, neginf=NEVER).clamp(max=0.0)
+
+    def _append(self, tokens: Tensor) -> None:
+        assert self.last is not None
+        either = torch.logaddexp(self.blank, self.label)
+        before = torch.where((tokens == self.last)[:, None], self.blank, either)[:, :-1]
+        own = self.frames.gather(2, tokens[:, None, None].expand(-1, self.frames.shape[1], 1))[:, :, 0]
+        blank, label = (torch.full_like(self.blank, NEVER) for _ in range(2))
+        for t in range(self.frames.shape[1]):
+            label[:, t + 1] = torch.logaddexp(label[:, t], before[:, t]) + own[:, t]
+            blank[:, t + 1] = torch.logaddexp(blank[:, t], label[:, t]) + self.frames[:, t, BLANK]
+        self.total = (before + own).logsumexp(1) if own.shape[1] else torch.full_like(self.total, NEVER)
+        self.blank, self.label, self.last = blank, label, tokens
+
+    def select(self, rows: Tensor) -> None:
+        """rows (R',) of the present ones are the rows from now on."""
+        for name in ("frames", "blank", "label", "total", "last"):
+            setattr(self, name, getattr(self, name)[rows])
+
+
 # --- language models ----------------------------------------------------------------------------------------
 
 class Table:

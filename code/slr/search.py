@@ -66,6 +66,25 @@ class Average:
             decoder.select(rows)
 
 
+class Weighted:
+    """Decoders that weigh differently as one: the sum of their weighted log-probabilities, which is no distribution.
+
+    Hori, Watanabe and Hershey (2017), https://doi.org/10.18653/v1/P17-1048, section 3.3, for attention and CTC. What
+    one of them forbids is forbidden, if it weighs anything.
+    """
+
+    def __init__(self, decoders: Sequence[Decoder], weights: Sequence[float]):
+        self.parts = [(decoder, weight) for decoder, weight in zip(decoders, weights, strict=True) if weight]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """tokens (R,) -> (R, V), in float32 at least."""
+        return torch.stack([weight * _wide(decoder.step(tokens)) for decoder, weight in self.parts]).sum(0)
+
+    def select(self, rows: Tensor) -> None:
+        for decoder, _ in self.parts:
+            decoder.select(rows)
+
+
 def _wide(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 

@@ -147,6 +147,7 @@ class TranscriptionSection:
 
     smoothing: float = key(0.0, low=0, high=0.999)  # of the cross-entropy in training
     ctc_weight: float = key(0.0, low=0)  # of the joint CTC on the encoder beside it; 0: there is none
+    ctc_share: float = key(0.0, low=0, high=1)  # of the joint CTC in what is said; the decoder has the rest
     beam_width: int = key(5, low=1)  # in tests; validation takes the likeliest word each time
     length_penalty: float = key(1.0, low=-50, high=50)  # log-probabilities are divided by length to this power
     max_length: int = key(100, low=2)  # words of a sentence

@@ -359,6 +359,7 @@ def test_published_sizes_and_one_rate_are_filled_in(model):
     (("VideoMAE", "VideoMAEPretrain", "ViViT", "LanguageDecoder"), {"spatial.width": "8"}, "[spatial] does nothing"),
     (("SpatioTemporal", "VideoMAE", "LanguageDecoder"), {"pretraining.codes": "8"}, "[pretraining] does nothing"),
     (("SpatioTemporalPretrain", "LanguageDecoder"), {"transcription.smoothing": "0.1"}, "[transcription] does nothing"),
+    (("SpatioTemporal",), {"transcription.ctc_share": "0.3"}, "a CTC that does not learn"),
 ])
 def test_what_transcription_and_pretraining_cannot_have(models, changes, said):
     for model in models:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import ctc_loss
 
-from slr.decoding import Alignment, Hypothesis, Table, align, beam_search, bigrams, greedy
+from slr import search
+from slr.decoding import Alignment, Hypothesis, Prefixes, Table, align, beam_search, bigrams, greedy
 from slr.errors import Mistake
 
 UNBOUNDED = 10**9
@@ -366,6 +367,64 @@ def test_alignment_refuses_what_cannot_be():
         align(log_probs, lengths, [(1,)])
     with pytest.raises(Mistake, match="probability zero"):
         align(log_probs.index_fill(2, torch.tensor([2]), NEVER), lengths, [(1,), (2,)])
+
+
+# --- a label at a time --------------------------------------------------------------------------------------
+
+def with_end(log_probs: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """A last class more, which no step has: what `Prefixes` says the end with."""
+    return torch.nn.functional.pad(log_probs, (0, 1), value=NEVER), log_probs.shape[2]
+
+
+def begun(known: dict[Labels, float], prefix: Labels) -> float:
+    return add(NEVER, *(score for labels, score in known.items() if labels[:len(prefix)] == prefix))
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10**6), st.integers(0, 5), st.integers(2, 4), st.booleans())
+def test_prefixes_are_the_sums_of_what_begins_with_them(seed, steps, classes, gaps):
+    log_probs = draw(seed, 1, steps, classes)
+    if gaps and steps:
+        log_probs[0, seed % steps, 1 + seed % (classes - 1)] = NEVER
+        log_probs = log_probs.log_softmax(-1)
+    known = labellings(log_probs[0])
+    frames, end = with_end(log_probs)
+    for labels, score in known.items():
+        ctc, said = Prefixes(frames, full(frames), end), 0.0
+        for place, token in enumerate((end, *labels)):  # anything does as the start
+            row = ctc.step(torch.tensor([token]))[0]
+            prefix, wanted = labels[:place], (*labels, end)[place]
+            expected = [begun(known, (*prefix, k)) for k in range(1, classes)]
+            whole = begun(known, prefix)
+            assert row[1:end].exp().tolist() == pytest.approx([math.exp(x - whole) for x in expected], abs=1e-9)
+            assert row[0] == NEVER and float(row.exp().sum()) == pytest.approx(1, abs=1e-9)
+            said += float(row[wanted])
+        assert said == pytest.approx(score, abs=1e-9)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 5), st.integers(2, 4))
+def test_a_wide_search_over_prefixes_finds_the_likeliest_labelling(seed, items, steps, classes):
+    """What it finds is what prefix beam search in step with time finds, whatever the items' lengths."""
+    log_probs, lengths = draw(seed, items, steps, classes), some_lengths(seed, items, steps)
+    frames, end = with_end(log_probs)
+    found = search.beam_search([Prefixes(frames, lengths, end)], items, start=end, end=end, width=500,
+                               max_length=steps + 1, length_penalty=0, banned=(0,))
+    for own, wanted in zip(found, beam_search(log_probs, lengths, UNBOUNDED), strict=True):
+        assert [x.score for x in own] == pytest.approx([x.score for x in wanted][:len(own)], abs=1e-9)
+        assert len(own) == min(500, len(wanted))
+        assert {x.tokens: round(x.score, 6) for x in own} == {x.labels: round(x.score, 6) for x in wanted}
+
+
+def test_a_prefix_that_cannot_be_goes_nowhere():
+    frames, end = with_end(draw(3, 2, 2, 3))
+    ctc = Prefixes(frames, torch.tensor([2, 1]), end)
+    ctc.step(torch.tensor([end, end]))
+    ctc.step(torch.tensor([1, 1]))
+    row = ctc.step(torch.tensor([1, 1]))  # "1 1" takes three time steps
+    assert row.tolist() == [[NEVER] * 4] * 2
+    ctc.select(torch.tensor([1, 1, 0]))
+    assert ctc.step(torch.tensor([2, 1, 2])).tolist() == [[NEVER] * 4] * 3
 
 
 # --- what is refused ----------------------------------------------------------------------------------------

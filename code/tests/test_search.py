@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slr.errors import Mistake
-from slr.search import Average, Hypothesis, beam_search
+from slr.search import Average, Hypothesis, Weighted, beam_search
 
 UNBOUNDED = 10**9
 NEVER = -math.inf
@@ -305,6 +305,22 @@ def test_average_is_a_decoder_itself():
     models = [random_model(n, 4) for n in (1, 2)]
     one = beam_search([Average([Rows(model, (0,)) for model in models])], 1, start=START, end=END, width=3)
     assert one == beam_search([Rows(model, (0,)) for model in models], 1, start=START, end=END, width=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from((0.0, 0.2, 0.5, 1.0)), st.booleans())
+def test_weighted_decoders_multiply(seed, size, share, gaps):
+    """Against enumeration; what one of them forbids is forbidden, unless it weighs nothing."""
+    models, weights = [random_model(seed + n, size, gaps=gaps) for n in range(2)], (1 - share, share)
+
+    def both(item: int, said: Tokens) -> list[float]:
+        return [sum(weight * x for weight, x in zip(weights, column, strict=True) if weight)
+                for column in zip(*(model(item, said) for model in models), strict=True)]
+
+    found = beam_search([Weighted([Rows(model, (0, 1)) for model in models], weights)], 2, start=START, end=END,
+                        width=UNBOUNDED, max_length=4)
+    for item, hypotheses in enumerate(found):
+        same(hypotheses, sorted(every(both, item, size, 4, 1.0).items(), key=lambda x: -x[1]))
 
 
 def test_half_precision_members_are_averaged_in_float32():

@@ -27,13 +27,14 @@ from little_words import (
     still,
 )
 
-from slr import checkpoint, paths
+from slr import checkpoint, decoding, paths
 from slr.catalogue import MODELS
 from slr.config import parse_config
 from slr.datasets import sentences
 from slr.datasets.footage import SeenCache
 from slr.errors import Mistake
 from slr.logbook import Logbook, read_log
+from slr.losses import ctc
 from slr.metrics import transcripts, wer
 from slr.models.language_decoder import LanguageDecoder
 from slr.models.spatio_temporal import SpatioTemporalEncoder
@@ -330,7 +331,33 @@ def test_a_beam_finds_what_is_no_less_likely():
                 log_probs = task.model.decoder(output.vectors[row:row + 1], output.lengths[row:row + 1], tokens)[0]
                 likely = log_probs.log_softmax(1)[range(len(said)), said].sum() / len(said)
                 assert other["score"] == pytest.approx(float(likely), abs=1e-4)
-    assert task.score(best)["search"] == {"beam_width": 5, "length_penalty": 1.0, "max_length": 100}
+    assert task.score(best)["search"] == {"beam_width": 5, "length_penalty": 1.0, "max_length": 100,
+                                         "ctc_share": 0.0}
+
+
+def test_joint_search_weighs_both_ends():
+    """Of each sentence p by CTC and by the decoder, in the shares asked for; all of CTC is its own prefix search."""
+    found = {}
+    for share in (0.0, 0.4, 1.0):
+        task = stirred(a_task("VideoMAE", transcription__ctc_weight=0.5, transcription__ctc_share=share,
+                              transcription__beam_width=40, transcription__length_penalty=0.0))
+        (batch,) = batches(task, "test")
+        with torch.no_grad():
+            output = task.forward(task.model, batch)
+            found[share] = task.decode(output, batch)
+    for row in range(len(found[0.4])):
+        said = [task.numbers[word] for word in found[0.4][row]["hypothesis"]]
+        tokens = torch.tensor([[task.tokenizer.start, *said]])
+        logits = task.model.decoder(output.vectors[row:row + 1], output.lengths[row:row + 1], tokens)[0].detach()
+        by_decoder = float(logits.log_softmax(1)[range(len(said) + 1), [*said, task.tokenizer.end]].sum())
+        frames, steps = output.ctc.log_softmax(2)[row:row + 1], output.steps[row:row + 1]
+        by_ctc = -float(ctc(frames, steps, torch.tensor([said or [1]]), torch.tensor([len(said)]))[0])
+        assert found[0.4][row]["score"] == pytest.approx(0.6 * by_decoder + 0.4 * by_ctc, abs=1e-3)
+    assert found[0.0] != found[1.0]
+    alone = decoding.beam_search(output.ctc.log_softmax(2), output.steps, 200)
+    for row, best in zip(found[1.0], alone, strict=True):
+        allowed = next(x for x in best if not {0, 1, 2, 3} & {*x.labels})
+        assert [task.numbers[word] for word in row["hypothesis"]] == list(allowed.labels)
 
 
 def test_no_sentence_is_longer_than_it_may_be():

@@ -172,14 +172,24 @@ class Transcription(OnClips):
 
     def _said(self, output: Said, width: int) -> list[tuple[list[str], float]]:
         """(Glosses, score) of each item."""
-        tokens, decoder = self.tokenizer, output.decoder
-        assert decoder
+        tokens = self.tokenizer
         found = search.beam_search(
-            [decoder.decoder(output.vectors, output.lengths)], len(output.vectors), start=tokens.start, end=tokens.end,
-            width=width, max_length=min(self.keys.max_length + 1, decoder.positions),  # the end counts
+            [self._speaker(output)], len(output.vectors), start=tokens.start, end=tokens.end, width=width,
+            max_length=min(self.keys.max_length + 1, self.model.decoder.positions),  # the end counts
             length_penalty=self.keys.length_penalty, device=output.vectors.device,
             banned=(tokens.pad, tokens.start, tokens.unknown))
         return [(self._words(beam[0].tokens), beam[0].score) if beam else ([], 0.0) for beam in found]
+
+    def _speaker(self, output: Said) -> search.Decoder:
+        """What says the glosses: the language decoder, or it and the joint CTC together."""
+        share = self.keys.ctc_share
+        assert output.decoder
+        attending = output.decoder.decoder(output.vectors, output.lengths)
+        if not share:
+            return attending
+        assert output.ctc is not None and output.steps is not None
+        heard = decoding.Prefixes(output.ctc.log_softmax(2), output.steps, self.tokenizer.end)
+        return search.Weighted([attending, heard], [1 - share, share])
 
     # --- tests ----------------------------------------------------------------------------------------------
 

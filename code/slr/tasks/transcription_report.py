@@ -21,7 +21,7 @@ Records = Sequence[dict[str, Any]]
 def figures(records: Records, cleanup: str, name: str, keys: TranscriptionSection) -> dict[str, Any]:
     """Those of a set of sentences, how was searched, and with joint CTC what its best paths say: ctc_wer."""
     found = continuous_report.figures(records, cleanup, name, keys.beam_width)
-    found["search"] = {key: getattr(keys, key) for key in ("beam_width", "length_penalty", "max_length")}
+    found["search"] = {key: getattr(keys, key) for key in ("beam_width", "length_penalty", "max_length", "ctc_share")}
     if records and "ctc" in records[0]:
         refs, heard = ({row["id"]: row[key] for row in records} for key in ("reference", "ctc"))
         found["ctc_wer"] = wer.score(refs, heard, cleanup, name)[found["mode"]]["wer"]
@@ -33,8 +33,9 @@ def summary(found: dict[str, Any], records: Records, cleanup: str) -> str:
     lines = [continuous_report.summary(found, records, cleanup).replace("best path", "   greedy")]
     if "ctc_wer" in found:
         lines.append(f"joint CTC's best path: {found['ctc_wer']:.2f} %")
-    return "\n".join([*lines, f"beam {found['search']['beam_width']}, length penalty "
-                              f"{found['search']['length_penalty']:g}"])
+    search = found["search"]
+    joint = f", CTC's share {search['ctc_share']:g}" if search["ctc_share"] else ""
+    return "\n".join([*lines, f"beam {search['beam_width']}, length penalty {search['length_penalty']:g}{joint}"])
 
 
 def write(records: Records, folder: Path, name: str, *, cleanup: str, split: str, title: str = "",
