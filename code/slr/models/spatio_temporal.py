@@ -32,8 +32,8 @@ PUBLISHED = "facebook/dinov2-base"
 
 # --- a frame ------------------------------------------------------------------------------------------------
 
-# Of the weights and the places in an untrained net. With transformers' own 0.02 for both, the places drown in the pixels
-# and its class token hardly tells where in a picture something is.
+# Of the weights and the places in an untrained net. With 0.02 for both, as transformers has it, the places drown in the
+# pixels, and its class token hardly tells where in a picture something is.
 WEIGHTS, PLACES = 0.05, 0.5
 
 
