@@ -270,7 +270,7 @@ class Prefixes:
 
     A prefix's probability is that of all labellings which begin with it, so it is the sum of its extensions' and of the
     labelling's own: Graves et al. 2006, section 3.2; as the half of a joint search Watanabe et al. 2017,
-    https://doi.org/10.1109/JSTSP.2017.2763455, algorithm 2.
+    https://doi.org/10.1109/JSTSP.2017.2763455.
 
     `end` is the class that says so, whose own probabilities are not looked at; the blank never comes. Every time step
     is taken to be a whole distribution.

@@ -69,7 +69,7 @@ class Average:
 class Weighted:
     """Decoders that weigh differently as one: the sum of their weighted log-probabilities, which is no distribution.
 
-    Hori, Watanabe and Hershey (2017), https://doi.org/10.18653/v1/P17-1048, section 3.3, for attention and CTC. What
+    Hori, Watanabe and Hershey (2017), https://doi.org/10.18653/v1/P17-1048, for attention and CTC. What
     one of them forbids is forbidden, if it weighs anything.
     """
 

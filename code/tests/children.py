@@ -67,19 +67,24 @@ def script(name: str, *words: str) -> Any:
     return import_module(name).main()
 
 
-def interrupted_script(step: int, name: str, *words: str) -> Any:
-    """The same, which a SIGTERM reaches inside its `step`-th step of training."""
-    from slr import engine
+def leaving_at(step: int, optimise: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of training whose `step`-th call (from 1) is told by a SIGTERM to be the last one."""
+    done = list[int]()
 
-    real, done = engine.optimise, list[int]()
-
-    def interrupted(*given: Any) -> Any:
+    def optimised(*given: Any) -> Any:
         done.append(1)
         if len(done) == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(*given)
+        return optimise(*given)
 
-    engine.optimise = interrupted
+    return optimised
+
+
+def interrupted_script(step: int, name: str, *words: str) -> Any:
+    """The same as `script`, which a SIGTERM reaches inside its `step`-th step of training."""
+    from slr import engine
+
+    engine.optimise = leaving_at(step, engine.optimise)
     return script(name, *words)
 
 

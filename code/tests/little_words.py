@@ -1,7 +1,5 @@
 """Tiny experiments of transcription and its pre-training, on `little_footage`: each trains in seconds on a CPU."""
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import training
+from children import leaving_at
 
 from slr import checkpoint, engine
 from slr.catalogue import MODELS
@@ -131,16 +130,8 @@ def as_trained(file: Path) -> Trained:
 @contextmanager
 def interrupted(step: int) -> Iterator[None]:
     """The training within is asked to leave when its `step`-th step (from 1) begins, and does."""
-    real, done = engine.optimise, list[int]()
-
-    def optimise(*given: Any) -> Any:
-        done.append(1)
-        if len(done) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*given)
-
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted, match="interrupted by SIGTERM"):
-        patched.setattr(engine, "optimise", optimise)
+        patched.setattr(engine, "optimise", leaving_at(step, engine.optimise))
         yield
 
 

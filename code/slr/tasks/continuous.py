@@ -22,14 +22,15 @@ from slr.models.sentence import SentenceModel, init_from
 from slr.models.weights import from_old
 from slr.paths import shown
 from slr.runtime import Runtime
-from slr.task import Sums, Task
+from slr.task import Sums
 from slr.tasks import continuous_report, starting
+from slr.tasks.sets import OnSets
 from slr.transforms import Augment, heatmaps, to_input
 
 Output = tuple[torch.Tensor, torch.Tensor]
 
 
-class Continuous(Task):
+class Continuous(OnSets):
     """The task `continuous`: batches are those of `sentence_clips.packed`, the model's output is logits and steps.
 
     `classes` are the glosses by number, the blank of CTC first. Sets are loaded once; of the training set the
@@ -45,6 +46,7 @@ class Continuous(Task):
     def __init__(self, config: Config, runtime: Runtime, model: TwoParts, classes: list[str],
                  heatmap_channels: int = 0):
         assert config.decoding
+        super().__init__()
         self.config, self.runtime, self.classes = config, runtime, classes
         self.heatmap_channels = heatmap_channels  # of the model's inputs, behind the three colours
         self.black = False  # frames and heatmaps tell nothing: what can be guessed from their number alone?
@@ -52,8 +54,6 @@ class Continuous(Task):
         self.entry, self.split, self.decoding = MODELS[config.model], config.split, config.decoding
         self.cleanup, self._stride = starting.cleanup(config), cast(int, model.stride)
         self.numbers = {gloss: number for number, gloss in enumerate(classes) if number}
-        self._sentences: dict[str, list[Sentence]] = {}
-        self._left_out: dict[str, str] = {}
         self.model: TwoParts = model.to(runtime.device)
         self._channels_last = starting.channels_last(config, runtime.device.type)
         if self._channels_last:
@@ -96,14 +96,11 @@ class Continuous(Task):
 
     # --- data -----------------------------------------------------------------------------------------------
 
-    def sentences(self, part: str) -> list[Sentence]:
-        """The sentences of a set, read once; none where the split has no such set."""
-        if part not in self._sentences:
-            found = sentences.load_sentences(self.root, self.split, part)
-            reasons = {s.id: self._useless(s) for s in found} if part == "train" else {}
-            self._left_out |= {name: why for name, why in reasons.items() if why}
-            self._sentences[part] = [s for s in found if not reasons.get(s.id)]
-        return self._sentences[part]
+    def read(self, part: str) -> tuple[list[Sentence], dict[str, str]]:
+        """The sentences of a set; none where the split has no such set."""
+        found = sentences.load_sentences(self.root, self.split, part)
+        reasons = {s.id: why for s in found if (why := self._useless(s))} if part == "train" else {}
+        return [s for s in found if s.id not in reasons], reasons
 
     def _useless(self, sentence: Sentence) -> str:
         """Why nothing can be learnt from a sentence; "" where it can."""
@@ -120,16 +117,6 @@ class Continuous(Task):
         if sentence_clips.is_feasible(sentence, most=data.num_frames, every=data.frame_stride, stride=self._stride):
             return ""
         return f"too few frames for its glosses: {sentence.num_frames} for {' '.join(sentence.gloss)}"
-
-    def left_out(self) -> dict[str, str]:
-        self.sentences("train")
-        return self._left_out
-
-    def keep_first_items(self, first: int) -> None:
-        self._sentences["train"] = self._sentences["val"] = self.sentences("train")[:first]
-
-    def size(self, part: str) -> int:
-        return len(self.sentences(part))
 
     def check_inputs(self, found: list[Sentence], part: str) -> None:
         """Raises Mistake where what the model looks at is not there."""
@@ -257,7 +244,7 @@ class Continuous(Task):
         """predictions.jsonl, hypothesis.ctm, reference.stm, glosses.csv, details.json (unless tables=False), and the
         pictures that `graphs` names."""
         found = {(row["set"], row["id"]): row for row in records}
-        known = {(s.set, s.id): s for part in self._sentences.values() for s in part if (s.set, s.id) in found}
+        known = {(s.set, s.id): s for part in self._sets.values() for s in part if (s.set, s.id) in found}
         return continuous_report.write(
             [found[key] for key in known], list(known.values()), folder, name, cleanup=self.cleanup,
             split=self.config.split, fps=self.decoding.fps,

@@ -109,13 +109,10 @@ class SignToText(Continuous):
 
     # --- data -----------------------------------------------------------------------------------------------
 
-    def sentences(self, part: str) -> list[Sentence]:
+    def read(self, part: str) -> tuple[list[Sentence], dict[str, str]]:
         """Those with a text: of the others no set can tell how well they are translated."""
-        known = part in self._sentences
-        found = super().sentences(part)
-        if not known:
-            self._sentences[part] = found = [sentence for sentence in found if sentence.text]
-        return found
+        found, reasons = super().read(part)
+        return [sentence for sentence in found if sentence.text], reasons
 
     def _useless(self, sentence: Sentence) -> str:
         return super()._useless(sentence) or ("" if sentence.text else "no text")
@@ -246,7 +243,7 @@ class SignToText(Continuous):
         graphs = options.pop("graphs", self.graphs)
         if graphs and self._dealt is not None:
             raise Mistake("shuffled signing has no alignment", "the frames are another sentence's", "leave -al out")
-        if any(s.frames is None or not s.path.exists() for part in self._sentences.values() for s in part):
+        if any(s.frames is None or not s.path.exists() for part in self._sets.values() for s in part):
             graphs = ()  # there is nothing to show
         made = translation_report.write(records, folder, name, self.score(records), self.speech.level, **options)
         return made + super().report(records, folder, f"{name}_glosses", graphs=graphs, **options)
