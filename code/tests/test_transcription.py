@@ -99,7 +99,7 @@ def test_it_knows_four_sentences_by_heart(weight):
     assert losses[0] > 3
     means, records = evaluated(task, "train", quick=True)
     for _ in range(8):
-        if means["loss"] > 0.05 or means.get("ctc", 0.0) > 0.3:
+        if means["loss"] > 0.05 or means.get("ctc", 0.0) > 0.1:
             learn(task, 100)
             means, records = evaluated(task, "train", quick=True)
     assert means["loss"] < 0.1
@@ -107,7 +107,7 @@ def test_it_knows_four_sentences_by_heart(weight):
     assert [" ".join(row["hypothesis"]) for row in sorted(records, key=lambda row: row["id"])] == list(
         little_footage.SAID["train"])
     if weight:
-        assert task.score(records)["ctc_wer"] < 20 and means["ctc"] < 0.6  # its time steps see less of what is around
+        assert task.score(records)["ctc_wer"] == 0 and means["ctc"] < 0.15
     task.vary(black=True)
     means, black = evaluated(task, "train", quick=True)
     assert task.validation(means, black)["wer"] > 20  # how long a clip is still tells something
