@@ -38,7 +38,7 @@ EVERY = 30.0  # seconds between two versions of <set>.json
 ROUNDING = "an item's features do not depend on its batch, but for float rounding (some 1e-6 of their size; TF32 1e-3)"
 # Settings that evaluation never looks at; whatever else is set makes other features.
 IDLE = {"data": ("root", "store", "crop", "min_scale", "max_aspect", "hflip", "jitter", "jitter_p", "jitter_frames",
-                 "short_first", "rand_augment", "rand_augment_n", "rand_augment_p", "erase_p",
+                 "jitter_length", "short_first", "rand_augment", "rand_augment_n", "rand_augment_p", "erase_p",
                  "keypoints",  # these by their content
                  "workers", "prefetch", "pin_memory"),
         "model_params": ("drop_p", "drop_path", "pretrained", "weights", "init_from", "bn_momentum", "frozen_blocks"),

@@ -467,6 +467,9 @@ def _check(config: Config, source: str) -> None:
         _check_scheduler(config.scheduler, source)
     _check_metrics(config, source)
     _check_heatmaps(config, source)
+    if not 0 < config.data.jitter_length[0] <= config.data.jitter_length[1] < math.inf:
+        raise Mistake(f"{source}: data.jitter_length is no range", repr(config.data.jitter_length),
+                      "give the lowest and the highest number of frames, as shares of the sentence's")
     checks = {"isolated": _check_signs, "multihead": _check_multihead}
     checks.get(config.experiment.task, _check_sentences)(config, source)
     _check_translation(config, source)
@@ -626,7 +629,7 @@ def _shares(config: Config) -> list[tuple[str, str, tuple[int, int]]]:
 
 OF_FRAMES = ("crop", "eval_resize", "min_scale", "max_aspect", "hflip", "jitter", "jitter_p", "rand_augment",
              "rand_augment_n", "rand_augment_p", "erase_p", "frame_stride", "short_first", "jitter_frames",
-             "subtract_clip_mean")  # of [data]
+             "jitter_length", "subtract_clip_mean")  # of [data]
 OF_TUBELETS = ("patch", "tubelet")  # of [encoder]
 OF_TIME = ("kernel", "groups", "layerdrop", "mask_share", "mask_length", "mask_least")
 OF_CODES = ("mask_share", "mask_length", "negatives", "code_groups", "codes", "code_dim", "compare_dim", "diversity",
@@ -647,7 +650,7 @@ def _idle_words(config: Config) -> dict[str, Any]:
         pretrained = config.model_params.pretrained
         idle.append(("spatial", ("layers", "heads", "patch", "image", "seed") if pretrained else ("dinov2",)))
     if config.model.endswith("Pretrain"):
-        idle.append(("encoder", ("mask_share", "mask_length", "mask_least")))
+        idle += [("encoder", ("mask_share", "mask_length", "mask_least")), ("data", ("jitter_length",))]
     found = dict[str, Any]()
     for section, names in idle:
         if (keys := getattr(config, section)) is None:
@@ -668,14 +671,15 @@ def _check_signs(config: Config, source: str) -> None:
     if config.data.frame_stride != 1:
         raise Mistake(f"{source}: data.frame_stride is of sentences", str(config.data.frame_stride),
                       "leave the key out: data.num_frames says how many frames a clip of one sign has")
-    if config.data.short_first:
-        raise Mistake(f"{source}: data.short_first is of sentences", str(config.data.short_first),
-                      "leave the key out: all clips of signs have data.num_frames frames")
+    for name in ("short_first", "jitter_length"):
+        if (value := getattr(config.data, name)) != getattr(DataSection, name):
+            raise Mistake(f"{source}: data.{name} is of sentences", str(value),
+                          "leave the key out: all clips of signs have data.num_frames frames")
 
 
 IN_AUGMENTATIONS = ("store", "crop", "eval_resize", "min_scale", "max_aspect", "hflip", "jitter", "jitter_p",
                     "rand_augment", "rand_augment_n", "rand_augment_p", "erase_p", "keypoints", "heatmap",
-                    "frame_stride", "short_first", "jitter_frames")
+                    "frame_stride", "short_first", "jitter_frames", "jitter_length")
 
 
 def _check_multihead(config: Config, source: str) -> None:

@@ -199,8 +199,7 @@ def start(task: Task, plan: FitPlan, runtime: Runtime) -> Fit:
         _refuse_unknown(task.model, plan.freezing)
     model = _wrapped(task, plan, runtime)
     groups = task.groups()
-    fused = runtime.device.type == "cuda"
-    optimizer = torch.optim.AdamW(groups, eps=plan.eps, betas=plan.betas, fused=fused)
+    optimizer = torch.optim.AdamW(groups, eps=plan.eps, betas=plan.betas, fused=True)
     schedule = Schedule(base=[group["lr"] for group in groups], scales=[group.get("scale", 1.0) for group in groups],
                         **plan.schedule)
     stopper = EarlyStopping(**plan.stopping) if plan.stopping else None

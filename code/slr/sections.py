@@ -201,6 +201,7 @@ class DataSection:
     frame_stride: int = key(1, low=1)  # sentences: only every n-th frame
     short_first: int = key(0, low=0)  # sentences: epochs, the first ones, that go from the shortest to the longest
     jitter_frames: bool = key(True)  # training: each frame from anywhere in its even segment; sentences: other lengths
+    jitter_length: tuple[float, float] = key((0.5, 1.5))  # of a sentence's frames, from the first number to the second
     subtract_clip_mean: bool = key(False)  # takes the still picture away: learns from scratch far sooner
     workers: int = key(-1, low=-1)  # loader processes; -1: one a core, at most 8
     prefetch: int = key(2, low=1)  # batches that each worker prepares ahead

@@ -196,6 +196,9 @@ def test_overrides():
     ("frame_size = 224", "frame_size = 8", ["S3D cannot take such clips", "data.frame_size"]),
     ("num_frames = 32", "num_frames = 3", ["S3D cannot take such clips", "data.num_frames"]),
     ("frame_size = 224", "frame_size = 224\njitter = (0, 0, 0, 1)", ["data.jitter out of range", "hue"]),
+    ("frame_size = 224", "frame_size = 224\njitter_length = (0.5, 1)", ["data.jitter_length is of sentences"]),
+    ("frame_size = 224", "frame_size = 224\njitter_length = (0, 1)", ["data.jitter_length is no range"]),
+    ("frame_size = 224", "frame_size = 224\njitter_length = (1, 0.9)", ["data.jitter_length is no range"]),
     ("frame_size = 224", "frame_size = 224\nstore = 'jpg'", ["data.store", "did you mean jpeg?"]),
 ])
 def test_refusals_name_section_key_and_way_out(old, new, words):
@@ -457,7 +460,8 @@ def fitting(sections: dict, model: str) -> str:
         if sections[section]:
             sections[section] = dataclasses.replace(sections[section], **keys)
 
-    change("data", keypoints="", heatmap="none")
+    low, more = sections["data"].jitter_length
+    change("data", keypoints="", heatmap="none", jitter_length=(0.1 + abs(low), 0.1 + abs(low) + abs(more)))
     metric = "loss" if model == "VideoMAEPretrain" else configuration.METRICS[sections["experiment"].task][-1]
     if sections["training"].best_metric not in ("auto", "loss"):
         change("training", best_metric=metric)
@@ -479,7 +483,7 @@ def fitting(sections: dict, model: str) -> str:
     sections |= dict.fromkeys((*configuration.OF_MULTIHEAD, "freeze_scheduler"))
     fit_words(sections, model, change)
     if model == "S3D":
-        change("data", frame_stride=1, short_first=0)
+        change("data", frame_stride=1, short_first=0, jitter_length=(0.5, 1.5))
         change("model_params", frozen_blocks=None)
         sections["decoding"] = None
         return model

@@ -117,14 +117,15 @@ def test_evaluation_sees_all_frames_up_to_the_middle_of_a_long_sentence(count, m
 
 
 @given(st.integers(1, 900), st.sampled_from([4, 100, 400]), st.integers(1, 4), st.integers(0, 40),
-       st.integers(0, 1000))
-def test_training_sees_half_to_one_and_a_half_times_as_many(count, most, every, least, seed):
-    found = train_indices(count, most, every, 4, least, generator(seed, 0, "x"))
-    assert found.tolist() == train_indices(count, most, every, 4, least, generator(seed, 0, "x")).tolist()
+       st.integers(0, 1000), st.sampled_from([(0.5, 1.5), (0.7, 1.1), (1.0, 1.0)]))
+def test_training_sees_half_to_one_and_a_half_times_as_many_or_what_is_asked(count, most, every, least, seed, scale):
+    found = train_indices(count, most, every, 4, least, generator(seed, 0, "x"), scale)
+    assert found.tolist() == train_indices(count, most, every, 4, least, generator(seed, 0, "x"), scale).tolist()
     assert len(found) % 4 == 0 and len(found) <= most and (np.diff(found) >= 0).all()
     assert 0 <= found[0] and found[-1] < count and len(set(found % every)) == 1
     own = -(-count // every)
-    assert min(most, max(least, (own - 1) // 2)) <= len(found) <= min(most, max(least, 1.5 * own + 1) + 4)
+    low, high = scale
+    assert min(most, max(least, int(low * (own - 1)))) <= len(found) <= min(most, max(least, high * own + 1) + 4)
     if len(found) > own:  # all of them, and repeats
         assert len(set(found.tolist())) >= count // every
 

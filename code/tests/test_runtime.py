@@ -1,6 +1,7 @@
 """Devices, number formats, and randomness that depends on seed, epoch and item alone."""
 
 import io
+import os
 import random
 
 import numpy as np
@@ -93,3 +94,13 @@ def test_deterministic_is_set_and_unset():
     assert torch.are_deterministic_algorithms_enabled()
     Runtime.start("cpu")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_kernels_are_kept_unless_somebody_says_how_many(monkeypatch):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.delenv(name, raising=False)
+    Runtime.start("cpu")
+    assert int(os.environ[name]) > 1024
+    monkeypatch.setenv(name, "7")
+    Runtime.start("cpu")
+    assert os.environ[name] == "7"

@@ -211,6 +211,23 @@ def test_memory_format_and_autocast_change_nothing():
     assert half.isfinite().all() and not half[1, 4:].any()
 
 
+@pytest.mark.parametrize("learns", ["nothing", "convolution", "statistics"])
+def test_a_convolution_takes_its_batch_norm_in_where_neither_learns(learns):
+    """The same numbers, and gradients where there are some to have."""
+    torch.manual_seed(0)
+    layers = stir(nn.Sequential(nn.Conv3d(2, 3, 3, padding=1, bias=False), nn.BatchNorm3d(3), nn.ReLU())).eval()
+    layers.requires_grad_(learns == "convolution")
+    layers[1].train(learns == "statistics")
+    before = {key: value.clone() for key, value in layers.state_dict().items()}
+    clips = torch.randn(2, 2, 4, 5, 5)
+    found, _ = run(layers, clips, Frames(torch.tensor([4, 4]), 4, CPU))
+    assert found.requires_grad == (learns == "convolution")
+    assert torch.equal(layers[1].running_mean, before["1.running_mean"]) == (learns != "statistics")
+    layers.load_state_dict(before)
+    torch.testing.assert_close(found, layers(clips), **EXACT)
+    assert len(masked._merged(list(layers))) == (2 if learns == "nothing" else 3)
+
+
 def test_layers_that_could_look_over_time_unseen_are_refused():
     frames, x = Frames(torch.tensor([4]), 4, CPU), torch.zeros(1, 2, 4, 4, 4)
     for layer in (nn.AvgPool3d(2), nn.Conv3d(2, 2, 2), nn.Conv3d(2, 2, 3), nn.MaxPool3d(2)):

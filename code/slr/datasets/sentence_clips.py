@@ -15,7 +15,6 @@ from slr.loading import Key, collate
 from slr.runtime import generator
 from slr.transforms import Augment, center_box, crop_resize, draw, mirrored, no_draw, on_crop, random_box
 
-SHORTEST, LONGEST = 0.5, 1.5  # of a sentence's frames, in training
 Box = tuple[int, int, int, int]
 
 
@@ -37,15 +36,15 @@ def eval_indices(num_frames: int, most: int, every: int = 1) -> np.ndarray:
 
 
 def train_indices(num_frames: int, most: int, every: int, multiple: int, least: int,
-                  rng: np.random.Generator) -> np.ndarray:
+                  rng: np.random.Generator, scale: tuple[float, float] = (0.5, 1.5)) -> np.ndarray:
     """(T,) sorted: a random subset of every `every`-th frame, or all of them and random repeats.
 
-    T is uniform in [0.5, 1.5] x their number, at least `least`, at most `most`, rounded up to a `multiple` (of which
-    `most` is one).
+    T is uniform in the range `scale` x their number, at least `least`, at most `most`, rounded up to a `multiple` (of
+    which `most` is one).
     """
     phase = int(rng.integers(min(every, num_frames)))
     indices = np.arange(phase, num_frames, every)
-    count = max(int(round(rng.uniform(SHORTEST, LONGEST) * len(indices))), least, 1)
+    count = max(int(round(rng.uniform(*scale) * len(indices))), least, 1)
     count = -(-min(count, most) // multiple) * multiple
     if count <= len(indices):
         return np.sort(rng.choice(indices, count, replace=False))
@@ -80,12 +79,14 @@ class SentenceDataset(Dataset):
 
     def __init__(self, sentences: Sequence[Sentence], numbers: Mapping[str, int], *, num_frames: int, frame_size: int,
                  frame_stride: int = 1, stride: int = 1, multiple: int = 1, seed: int = 0, eval_resize: float = 1.0,
-                 augment: Augment | None = None, jitter_frames: bool = False, recipe: Recipe = UNCHANGED,
+                 augment: Augment | None = None, jitter_frames: bool = False,
+                 jitter_length: tuple[float, float] = (0.5, 1.5), recipe: Recipe = UNCHANGED,
                  keypoints: Keypoints | None = None, windows: bool = False):
         self.sentences, self.numbers, self.seed = list(sentences), numbers, seed
         self.num_frames, self.frame_size, self.frame_stride = num_frames, frame_size, frame_stride
         self.stride, self.multiple, self.eval_resize = stride, multiple, eval_resize
         self.augment, self.jitter_frames = augment, jitter_frames and augment is not None
+        self.jitter_length = jitter_length
         self.recipe, self.keypoints, self.windows = recipe, keypoints, windows
 
     def __len__(self) -> int:
@@ -128,7 +129,8 @@ class SentenceDataset(Dataset):
         if self.windows:
             return window_indices(sentence.num_frames, self.num_frames, self.frame_stride, rng)
         least = self.stride * steps_needed(sentence.gloss)
-        return train_indices(sentence.num_frames, self.num_frames, self.frame_stride, self.multiple, least, rng)
+        return train_indices(sentence.num_frames, self.num_frames, self.frame_stride, self.multiple, least, rng,
+                             self.jitter_length)
 
     def _box(self, image: np.ndarray, rng: np.random.Generator) -> Box:
         """What is cut out of the frames."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.video.resnet import BasicBlock
 from torchvision.models.video.s3d import SepInceptionBlock3D
 
@@ -87,7 +88,7 @@ def run(layer: nn.Module, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
     if isinstance(layer, BasicBlock):
         return _residual(layer, x, frames)
     if isinstance(layer, nn.Sequential):
-        for part in layer:
+        for part in _merged(list(layer)):
             x, frames = run(part, x, frames)
         return x, frames
     if isinstance(layer, nn.Conv3d | nn.MaxPool3d):
@@ -98,6 +99,24 @@ def run(layer: nn.Module, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
         # In place on a view, which a masked batch-norm gives, the whole gradient is copied on its way back.
         return (relu(x) if x.requires_grad else layer(x)), frames
     raise TypeError(f"no masked form of {type(layer).__name__}")
+
+
+def _merged(layers: list[nn.Module]) -> list[nn.Module]:
+    """The layers, a convolution and the batch-norm behind it as one convolution where neither learns: a pass over the
+    cells less."""
+    merged: list[nn.Module] = []
+    for layer in layers:
+        before = merged[-1] if merged else None
+        if isinstance(before, nn.Conv3d) and isinstance(layer, _BatchNorm) and _fixed(before) and _fixed(layer):
+            merged[-1] = fuse_conv_bn_eval(before, layer)
+        else:
+            merged.append(layer)
+    return merged
+
+
+def _fixed(layer: nn.Module) -> bool:
+    learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in layer.parameters())
+    return not layer.training and not learns
 
 
 def _residual(block: BasicBlock, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:

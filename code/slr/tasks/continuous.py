@@ -129,7 +129,8 @@ class Continuous(OnSets):
         return SentenceDataset(found, self.numbers, num_frames=data.num_frames, frame_size=data.frame_size,
                                frame_stride=data.frame_stride, stride=self._stride, multiple=LENGTHS, seed=seed,
                                eval_resize=data.eval_resize, augment=augment, jitter_frames=data.jitter_frames,
-                               recipe=starting.recipe(data, train), keypoints=self._keypoints(found))
+                               jitter_length=data.jitter_length, recipe=starting.recipe(data, train),
+                               keypoints=self._keypoints(found))
 
     def _keypoints(self, found: list[Sentence]) -> keypoints.Keypoints | None:
         """The points on the frames of these sentences, where the model looks at any."""

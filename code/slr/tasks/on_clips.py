@@ -87,7 +87,8 @@ class OnClips(OnSets):
             "num_frames": data.num_frames, "frame_size": data.frame_size, "frame_stride": data.frame_stride,
             "multiple": LENGTHS, "seed": self.config.experiment.seed, "eval_resize": data.eval_resize,
             "augment": Augment(data.min_scale, data.max_aspect, data.hflip, data.jitter, data.jitter_p) if train
-            else None, "jitter_frames": data.jitter_frames, "recipe": starting.recipe(data, train),
+            else None, "jitter_frames": data.jitter_frames, "jitter_length": data.jitter_length,
+            "recipe": starting.recipe(data, train),
             "windows": self.config.experiment.task == "pretraining", "stride": self.least}
         if cache is None:
             return SentenceDataset(found, self.numbers, **options)
