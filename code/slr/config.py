@@ -467,9 +467,7 @@ def _check(config: Config, source: str) -> None:
         _check_scheduler(config.scheduler, source)
     _check_metrics(config, source)
     _check_heatmaps(config, source)
-    if not 0 < config.data.jitter_length[0] <= config.data.jitter_length[1] < math.inf:
-        raise Mistake(f"{source}: data.jitter_length is no range", repr(config.data.jitter_length),
-                      "give the lowest and the highest number of frames, as shares of the sentence's")
+    _check_jitter(config.data, source)
     checks = {"isolated": _check_signs, "multihead": _check_multihead}
     checks.get(config.experiment.task, _check_sentences)(config, source)
     _check_translation(config, source)
@@ -479,9 +477,15 @@ def _check(config: Config, source: str) -> None:
         raise Mistake(f"{source}: [{those[0]}] is of SignTransformer", f"the model is {config.model}", "leave it out")
     if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
         raise Mistake(f"{source}: optimizer.betas out of range", repr(config.optimizer.betas), "each is in [0, 1)")
-    if any(j < 0 for j in config.data.jitter) or config.data.jitter[3] > 0.5:
-        raise Mistake(f"{source}: data.jitter out of range", repr(config.data.jitter),
+
+
+def _check_jitter(keys: DataSection, source: str) -> None:
+    if any(j < 0 for j in keys.jitter) or keys.jitter[3] > 0.5:
+        raise Mistake(f"{source}: data.jitter out of range", repr(keys.jitter),
                       "brightness, contrast and saturation are at least 0, hue is at most 0.5")
+    if not 0 < keys.jitter_length[0] <= keys.jitter_length[1] < math.inf:
+        raise Mistake(f"{source}: data.jitter_length is no range", repr(keys.jitter_length),
+                      "give the lowest and the highest number of frames, as shares of the sentence's")
 
 
 def _check_metrics(config: Config, source: str) -> None:

@@ -131,7 +131,7 @@ def test_training_sees_half_to_one_and_a_half_times_as_many_or_what_is_asked(cou
 
 
 def test_lengths_are_uniform():
-    lengths = [len(train_indices(200, 400, 1, 4, 0, generator(1, epoch, "x"))) for epoch in range(400)]
+    lengths = [len(train_indices(200, 400, 1, 4, 0, generator(1, epoch, "x"), (0.5, 1.5))) for epoch in range(400)]
     assert min(lengths) < 110 and max(lengths) > 290 and 190 < np.mean(lengths) < 214
 
 

@@ -3,6 +3,8 @@
 import io
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -94,6 +96,34 @@ def test_deterministic_is_set_and_unset():
     assert torch.are_deterministic_algorithms_enabled()
     Runtime.start("cpu")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+SHAPES = """
+import sys
+import torch
+from slr.runtime import Runtime
+torch.set_num_threads(1)
+Runtime.start("cpu")
+conv = torch.nn.Conv3d(4, 4, 3, padding=1)
+def see(shapes):
+    with torch.no_grad():
+        for steps in range(1, shapes + 1):
+            clip = torch.zeros(1, 4, steps, 3, 3)
+            torch.mkldnn_convolution(clip, conv.weight, conv.bias, [1] * 3, [1] * 3, [1] * 3, 1)
+see(1100)
+print("again", flush=True)
+see(50)
+"""
+
+
+def test_kernels_of_more_shapes_than_onednn_keeps_are_not_made_again():
+    """oneDNN itself says which it had: without Runtime.start they are all misses."""
+    env = {key: value for key, value in os.environ.items() if key != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    said = subprocess.run([sys.executable, "-c", SHAPES], capture_output=True, text=True, check=True,
+                          env={**env, "ONEDNN_VERBOSE": "profile_create"}).stdout
+    first, _, again = said.partition("again")
+    assert "create:cache_miss" in first, "nothing was computed by oneDNN"
+    assert "create:cache_hit" in again and "create:cache_miss" not in again
 
 
 def test_kernels_are_kept_unless_somebody_says_how_many(monkeypatch):

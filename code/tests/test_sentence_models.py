@@ -228,6 +228,16 @@ def test_a_convolution_takes_its_batch_norm_in_where_neither_learns(learns):
     assert len(masked._merged(list(layers))) == (2 if learns == "nothing" else 3)
 
 
+def test_frozen_blocks_can_be_compiled():
+    net = small("S3D_CTC", frozen_blocks=2)
+    clips, lengths = a_batch(12, 9, padding=0.0)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend="eager")
+    for train in (False, True):
+        net.train(train)
+        torch.testing.assert_close(compiled(clips, lengths)[0], net(clips, lengths)[0], rtol=1e-3, atol=2e-4)
+
+
 def test_layers_that_could_look_over_time_unseen_are_refused():
     frames, x = Frames(torch.tensor([4]), 4, CPU), torch.zeros(1, 2, 4, 4, 4)
     for layer in (nn.AvgPool3d(2), nn.Conv3d(2, 2, 2), nn.Conv3d(2, 2, 3), nn.MaxPool3d(2)):

@@ -36,7 +36,7 @@ def eval_indices(num_frames: int, most: int, every: int = 1) -> np.ndarray:
 
 
 def train_indices(num_frames: int, most: int, every: int, multiple: int, least: int,
-                  rng: np.random.Generator, scale: tuple[float, float] = (0.5, 1.5)) -> np.ndarray:
+                  rng: np.random.Generator, scale: tuple[float, float]) -> np.ndarray:
     """(T,) sorted: a random subset of every `every`-th frame, or all of them and random repeats.
 
     T is uniform in the range `scale` x their number, at least `least`, at most `most`, rounded up to a `multiple` (of

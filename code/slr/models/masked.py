@@ -103,7 +103,9 @@ def run(layer: nn.Module, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
 
 def _merged(layers: list[nn.Module]) -> list[nn.Module]:
     """The layers, a convolution and the batch-norm behind it as one convolution where neither learns: a pass over the
-    cells less."""
+    cells less. torch.compile cannot follow that, and joins them by itself."""
+    if torch.compiler.is_compiling():
+        return layers
     merged: list[nn.Module] = []
     for layer in layers:
         before = merged[-1] if merged else None
