@@ -647,7 +647,7 @@ def _idle_words(config: Config) -> dict[str, Any]:
     idle: list[tuple[str, tuple[str, ...]]] = [
         ("encoder", OF_TUBELETS if over_time else OF_TIME), ("pretraining", OF_TUBES if over_time else OF_CODES),
         ("data", ("crop",) if config.encoder else OF_FRAMES), ("model_params", ("drop_p",)),
-        ("optimizer", ("layer_decay",)), ("training", ("channels_last",)), ("decoding", ("beam_width",))]
+        ("optimizer", ("layer_decay",)), ("training", ("channels_last",)), ("decoding", ("beam_width", "mirror"))]
     if config.model == "LanguageDecoder":
         idle.append(("data", ("num_frames", "frame_size")))
     if config.spatial:

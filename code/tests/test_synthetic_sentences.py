@@ -1,5 +1,6 @@
 """The built-in sentences: the same bytes from the same seed, in PHOENIX's form; only movement tells the glosses."""
 
+import pickle
 from collections import Counter
 from dataclasses import fields, replace
 from functools import partial
@@ -316,8 +317,11 @@ def test_other_processes_draw_what_this_one_draws(tmp_path):
     here, there = place / "features" / "fullFrame-32x32px", tmp_path / "there"
     for name in ("train", "dev", "test"):
         (there / name).mkdir(parents=True)
-    lines = {plan.id: line for plan, line in spread(partial(spoken._work, there, 32), made, 2)}
-    assert {key: line["spans"] for key, line in lines.items() if line} == spoken.read_times(place)
+    found = {plan.id: told for plan, told in spread(partial(spoken._work, there, 32), made, 2) if told}
+    assert {key: line["spans"] for key, (line, _) in found.items()} == spoken.read_times(place)
+    kept = pickle.loads((place / spoken.KEYPOINTS).read_bytes())
+    names = {plan.id: f"{here.name}/{plan.video.removesuffix('.mp4')}" for plan in made}
+    assert all(np.array_equal(kept[names[key]]["keypoints"], points) for key, (_, points) in found.items())
     assert all((here / plan.video).read_bytes() == (there / plan.video).read_bytes() for plan in made)
 
 

@@ -238,13 +238,14 @@ def film(plan: Plan, pixels: int) -> Film:
 
 # --- files --------------------------------------------------------------------------------------------------
 
-def _work(folder: Path, pixels: int, plan: Plan) -> dict[str, Any]:
-    """Draw one sentence where it is missing; its line of TIMES."""
+def _work(folder: Path, pixels: int, plan: Plan) -> tuple[dict[str, Any], Array]:
+    """Draw one sentence where it is missing; its line of TIMES, and its keypoints."""
     made, path = film(plan, pixels), folder / plan.video
     if not path.exists():
         write_video(path, made.frames(), FPS)
-    return {"id": plan.id, "set": plan.set, "gloss": plan.gloss, "num_frames": len(made.motion.poses),
+    line = {"id": plan.id, "set": plan.set, "gloss": plan.gloss, "num_frames": len(made.motion.poses),
             "spans": made.motion.spans}
+    return line, made.keypoints()
 
 
 def _annotations(place: Path) -> dict[str, tuple[Path, Path]]:
@@ -305,46 +306,30 @@ def draw_plans(root: Path, split: str, seed: int, size: Size, todo: list[Plan], 
     place, parameters = root / "SYNTHETIC" / split, {"version": version, "split": split, "seed": seed, **asdict(size)}
     _cleared(place, json.dumps(parameters) + "\n")
     workers = default_workers() if workers is None else workers
-    if not (place / KEYPOINTS).exists():
-        _write_keypoints(place, size, todo, workers)
     missing = [plan for plan in todo if not (_videos(place, size) / plan.video).exists()]
-    written = all(file.exists() for files in _annotations(place).values() for file in files)
-    if missing or not written:
-        _write_annotations(place, todo, _drawn(place, size, todo, len(missing), workers, progress))
+    tables = [place / KEYPOINTS, *(file for files in _annotations(place).values() for file in files)]
+    if missing or not all(file.exists() for file in tables):
+        lines, points = _drawn(place, size, todo, len(missing), workers, progress)
+        put(place / KEYPOINTS, pickle.dumps(points))
+        _write_annotations(place, todo, lines)
     return place
 
 
 def _drawn(place: Path, size: Size, todo: list[Plan], missing: int, workers: int,
-           progress: bool) -> dict[str, dict[str, Any]]:
-    """The lines of TIMES by the ids of the plans; every video is then there."""
+           progress: bool) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Array]]]:
+    """The lines of TIMES by the ids of the plans, and the points as a corpus has them; every video is then there."""
     folder = _videos(place, size)
     for name in NAMES.values():
         (folder / name).mkdir(parents=True, exist_ok=True)
     workers = min(workers, missing // 32)  # a few videos are not worth a process
-    lines = dict[str, dict[str, Any]]()
+    lines, points = dict[str, dict[str, Any]](), dict[str, dict[str, Array]]()
     with tqdm(total=len(todo), desc=f"drawing {place.name}", unit="sentence", disable=not progress) as bar:
-        for plan, line in spread(functools.partial(_work, folder, size.pixels), todo, workers):
-            if line is None:
+        for plan, found in spread(functools.partial(_work, folder, size.pixels), todo, workers):
+            if found is None:
                 raise Mistake(f"{plan.id} cannot be drawn", "its process died", "run it again, with fewer --workers")
-            lines[plan.id] = line
+            lines[plan.id], points[plan.id] = found[0], {"keypoints": found[1]}
             bar.update()
-    return lines
-
-
-def _points(pixels: int, plan: Plan) -> Array:
-    return film(plan, pixels).keypoints()
-
-
-def _write_keypoints(place: Path, size: Size, todo: list[Plan], workers: int) -> None:
-    """The points of all sentences, in the form of a corpus's."""
-    found = dict(spread(functools.partial(_points, size.pixels), todo, min(workers, len(todo) // 128)))
-    lost = [plan.id for plan in todo if found[plan] is None]
-    if lost:
-        raise Mistake(f"the keypoints of {lost[0]} cannot be drawn", "its process died", "run it again, with fewer "
-                      "--workers")
-    entries = {f"{_videos(place, size).name}/{plan.video.removesuffix('.mp4')}": {"keypoints": found[plan]}
-               for plan in todo}
-    put(place / KEYPOINTS, pickle.dumps(entries))
+    return lines, {f"{folder.name}/{plan.video.removesuffix('.mp4')}": points[plan.id] for plan in todo}
 
 
 def _write_annotations(place: Path, todo: list[Plan], lines: dict[str, dict[str, Any]]) -> None:

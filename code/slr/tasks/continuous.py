@@ -1,5 +1,6 @@
 """Continuous signing: a sentence of frames, its glosses, a backbone over time with the gloss head, and CTC."""
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -176,9 +177,17 @@ class Continuous(OnSets):
         return {**batch, "inputs": inputs if self._channels_last else inputs.contiguous(), "train": train}
 
     def forward(self, model: nn.Module, batch: dict[str, Any]) -> Any:
-        """Logits (N, T', K) and how many of the T' time steps each item has (N,)."""
+        """Logits (N, T', K) and how many of the T' time steps each item has (N,).
+
+        With `decoding.mirror` evaluation gives the logarithms of the means over a clip and its mirror image of the
+        classes' probabilities: who signs with the left hand is then seen with the right one, too.
+        """
         logits, steps = model(batch["inputs"], batch["lengths"])
-        return logits.float(), steps
+        if batch["train"] or not self.decoding.mirror:
+            return logits.float(), steps
+        mirrored, _ = model(batch["inputs"].flip(-1), batch["lengths"])
+        both = torch.stack([logits.float(), mirrored.float()]).log_softmax(3)
+        return both.logsumexp(0) - math.log(2), steps
 
     def losses(self, output: Any, batch: dict[str, Any]) -> Sums:
         """CTC over the items that can be aligned; in evaluation also 100 x errors of the best paths over words."""
