@@ -564,9 +564,11 @@ def _check_translation(config: Config, source: str) -> None:
         if getattr(keys, name) != default:
             raise Mistake(f"{source}: translation.{name} does nothing to {config.model}",
                           repr(getattr(keys, name)), "leave the key out")
-    if config.optimizer.layer_decay != 1:
-        raise Mistake(f"{source}: optimizer.layer_decay does nothing to {config.model}",
-                      repr(config.optimizer.layer_decay), "leave the key out")
+    assert config.decoding
+    for name, value, default in (("optimizer.layer_decay", config.optimizer.layer_decay, 1),
+                                 ("decoding.mirror", config.decoding.mirror, False)):
+        if value != default:
+            raise Mistake(f"{source}: {name} does nothing to {config.model}", repr(value), "leave the key out")
 
 
 def _check_words(config: Config, source: str) -> None:

@@ -351,6 +351,7 @@ def test_published_sizes_and_one_rate_are_filled_in(model):
     (configuration.OF_WORDS, {"training.best_metric": "'acc'"}, "training.best_metric cannot be acc"),
     (OVER_TUBES[2:], {"training.best_metric": "'accuracy'"}, "training.best_metric cannot be accuracy"),
     (("SpatioTemporal", "VideoMAE", "ViViT"), {"decoding.beam_width": "3"}, "decoding.beam_width does nothing"),
+    (("SpatioTemporal", "VideoMAE", "ViViT"), {"decoding.mirror": "True"}, "decoding.mirror does nothing"),
     (("LanguageDecoder", *OVER_TUBES), {"model_params.pretrained": "True"}, "there are no such weights"),
     (("LanguageDecoder",), {"model_params.weights": "a/folder"}, "there are no such weights of LanguageDecoder"),
     (("LanguageDecoder",), {"data.hflip": "0.5"}, "data.hflip does nothing to LanguageDecoder"),

@@ -280,6 +280,7 @@ REFUSED = [
     ("Gloss2Text", {"translation__freeze_text": True}, "translation.freeze_text does nothing"),
     ("Sign2Text", {"translation__freeze_gloss": True}, "translation.freeze_gloss does nothing to Sign2Text"),
     ("Gloss2Text", {"optimizer__layer_decay": 0.5}, "optimizer.layer_decay does nothing"),
+    ("Sign2Text", {"decoding__mirror": True}, "decoding.mirror does nothing to Sign2Text"),
     ("Gloss2Text", {"translation__width": 18}, "no multiple of twice its heads: 18, 2\n  give 16"),
     ("Gloss2Text", {"translation__sweep_beams": "(1, 2)"}, "sweep_beams and sweep_penalties belong together"),
     ("Gloss2Text", {"translation__sweep_beams": "(0,)"}, "translation.sweep_beams is out of range: 0"),
