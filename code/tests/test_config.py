@@ -469,6 +469,7 @@ def fitting(sections: dict, model: str) -> str:
     if model == "Sign2Text":
         change("translation", heads=2, width=16, freeze_gloss=False, sweep_beams=(1, 3), sweep_penalties=(0.5,))
         change("optimizer", layer_decay=1.0)
+        change("decoding", mirror=False)
         sections["translation"] = sections["translation"] or configuration.TranslationSection()
     else:
         change("optimizer", mapper_init_lr=None, translator_init_lr=None, translator_weight_decay=None)
@@ -522,7 +523,7 @@ def fit_words(sections: dict, model: str, change: Callable[..., None]) -> None:
     change("model_params", drop_p=0.0, frozen_blocks=None, bn_momentum=None)
     change("optimizer", layer_decay=1.0)
     change("training", channels_last="auto")
-    change("decoding", beam_width=configuration.DecodingSection().beam_width)
+    change("decoding", beam_width=configuration.DecodingSection().beam_width, mirror=False)
     for name in configuration._idle_words(Config(model, "x", "1", **sections)):
         section, _, item = name.partition(".")
         default = {f.name: f.default for f in dataclasses.fields(sections[section])}[item]
