@@ -213,7 +213,7 @@ class DecodingSection:
     """How glosses are read off a sentence's time steps, and how they are scored; of the task `continuous`."""
 
     beam_width: int = key(10, low=1)  # in tests; validation takes the best path
-    mirror: bool = key(False)  # evaluation looks at the mirrored clip as well, and averages the two: twice the time
+    mirror: bool = key(False)  # tests look at the mirrored clip as well, and average the two: twice the time
     cleanup: str = key("auto", choices=("auto", "phoenix2014", "phoenix2014t", "none"))  # auto: as SPLIT is called
     fps: float = key(25.0, above=0)  # frames a second, for times in files
 

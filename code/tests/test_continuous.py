@@ -282,20 +282,26 @@ def test_who_knows_the_answer_makes_no_error(place, drop):
 
 
 def test_evaluation_may_look_at_the_mirrored_clip_as_well(place):
-    """The mean of the probabilities of both; for a clip and its mirror image the same. Training looks once."""
-    task = a_task(decoding__mirror=True)
+    """The mean of the probabilities of both; for a clip and its mirror image the same. Training looks once, and so do
+    its validations."""
+    first = a_task(decoding__mirror=True)
+    task = build_task(first.config, first.runtime, first.meta())
+    assert isinstance(task, Continuous)
     batch = batches(task, "val", False)[0]
     for _ in range(20):  # batch-norm has to have seen something, or all clips look alike
         task.forward(task.model.train(), {**batch, "train": True})
     plain = a_task()
-    plain.model.load_state_dict(task.model.state_dict())
+    for untrained in (first, plain):
+        untrained.model.load_state_dict(task.model.state_dict())
     other = {**batch, "inputs": batch["inputs"].flip(4)}
     with torch.no_grad():
         (here, steps), (there, _) = (plain.forward(plain.model.eval(), one) for one in (batch, other))
         found, same = task.forward(task.model.eval(), batch)
         mirrored, _ = task.forward(task.model, other)
         trained, _ = task.forward(task.model, {**batch, "train": True})
-    assert torch.equal(steps, same) and torch.equal(trained, here) and not torch.allclose(here, there, atol=1e-4)
+        validated, _ = first.forward(first.model.eval(), batch)
+    assert torch.equal(steps, same) and torch.equal(trained, here) and torch.equal(validated, here)
+    assert not torch.allclose(here, there, atol=1e-4)
     for i, count in enumerate(steps.tolist()):
         expected = (here[i, :count].softmax(1) + there[i, :count].softmax(1)) / 2
         torch.testing.assert_close(found[i, :count].exp(), expected)

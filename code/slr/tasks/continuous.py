@@ -50,6 +50,7 @@ class Continuous(OnSets):
         super().__init__()
         self.config, self.runtime, self.classes = config, runtime, classes
         self.heatmap_channels = heatmap_channels  # of the model's inputs, behind the three colours
+        self.mirror = False  # evaluation looks at the mirrored clips as well; `build` says so of a trained model
         self.black = False  # frames and heatmaps tell nothing: what can be guessed from their number alone?
         self.root = paths.data_root(config.data.root)
         self.entry, self.split, self.decoding = MODELS[config.model], config.split, config.decoding
@@ -73,7 +74,9 @@ class Continuous(OnSets):
             drop_p=config.model_params.drop_p, weights=weights, **own)
         if meta is None and config.model_params.init_from:
             _start_from(model, config, classes)
-        return cls(config, runtime, model, classes, channels)
+        task = cls(config, runtime, model, classes, channels)
+        task.mirror = meta is not None and config.decoding is not None and config.decoding.mirror
+        return task
 
     def meta(self) -> dict[str, Any]:
         data = self.config.data
@@ -179,11 +182,12 @@ class Continuous(OnSets):
     def forward(self, model: nn.Module, batch: dict[str, Any]) -> Any:
         """Logits (N, T', K) and how many of the T' time steps each item has (N,).
 
-        With `decoding.mirror` evaluation gives the logarithms of the means over a clip and its mirror image of the
-        classes' probabilities: who signs with the left hand is then seen with the right one, too.
+        With `decoding.mirror` a trained model gives the logarithms of the means over a clip and its mirror image of
+        the classes' probabilities: who signs with the left hand is then seen with the right one, too. The validations
+        of a training look once, as they search for the best path alone.
         """
         logits, steps = model(batch["inputs"], batch["lengths"])
-        if batch["train"] or not self.decoding.mirror:
+        if batch["train"] or not self.mirror:
             return logits.float(), steps
         mirrored, _ = model(batch["inputs"].flip(-1), batch["lengths"])
         both = torch.stack([logits.float(), mirrored.float()]).log_softmax(3)
