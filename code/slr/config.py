@@ -520,9 +520,12 @@ def _check_heatmaps(config: Config, source: str) -> None:
         raise Mistake(f"{source}: data.keypoints and data.heatmap belong together",
                       f"keypoints = {data.keypoints!r}, heatmap = {data.heatmap!r}",
                       "name the file of points and what to draw of them, 'max' or 'points', or leave both out")
-    if data.heatmap == "points" and data.hflip:
-        raise Mistake(f"{source}: data.hflip cannot be with a channel for every point", str(data.hflip),
-                      "in a mirrored clip left points would be right ones: give hflip = 0, or heatmap = 'max'")
+    mirrors = config.decoding is not None and config.decoding.mirror
+    for key, given, off in (("data.hflip", data.hflip, 0.0), ("decoding.mirror", mirrors, False)):
+        if data.heatmap == "points" and given:
+            raise Mistake(f"{source}: {key} cannot be with a channel for every point", str(given),
+                          f"in a mirrored clip left points would be right ones: give {key} = {off}, or "
+                          "data.heatmap = 'max'")
 
 
 def _check_sentences(config: Config, source: str) -> None:

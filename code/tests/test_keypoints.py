@@ -285,6 +285,14 @@ def test_settings_that_cannot_be(changes, words):
         a_task(**changes)
 
 
+def test_points_of_left_and_right_are_not_mirrored_in_tests():
+    given = Experiment("MambaSLR", SPLIT, "1"), {"data.heatmap": "points", "decoding.mirror": "True"}
+    with pytest.raises(Mistake, match="decoding.mirror cannot be with a channel for every point"):
+        parse_config(INI, *given)
+    one_channel = parse_config(INI, given[0], {**given[1], "data.heatmap": "max"})
+    assert one_channel.decoding and one_channel.decoding.mirror
+
+
 def test_other_models_take_no_heatmaps():
     head, _, rest = INI.partition("[mamba]")
     with pytest.raises(Mistake, match="S3D_CTC takes no heatmaps(.|\n)*MambaSLR"):

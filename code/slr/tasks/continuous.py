@@ -75,7 +75,7 @@ class Continuous(OnSets):
         if meta is None and config.model_params.init_from:
             _start_from(model, config, classes)
         task = cls(config, runtime, model, classes, channels)
-        task.mirror = meta is not None and config.decoding is not None and config.decoding.mirror
+        task.mirror = meta is not None and task.decoding.mirror
         return task
 
     def meta(self) -> dict[str, Any]:
